@@ -1,0 +1,35 @@
+"""Errors that a user can mend: one clear sentence that names the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for. The command line prints the sentence and exits with status 2."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss term became infinite or not a number; training stopped and the last good checkpoint stays."""
+
+
+class MissingExtra(UserError, ImportError):
+    """An optional stack is not installed."""
+
+    def __init__(self, package: str, extra: str, what: str):
+        super().__init__(f"{what} needs the package '{package}': install it with pip install 'eyespot[{extra}]'.")
+
+
+def nearest(word: str, valid: Iterable[str], most: int = 3) -> str:
+    """A phrase that names the valid words nearest to `word`, or all of them when none is near."""
+    words = list(valid)
+    near = difflib.get_close_matches(word, words, n=most, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(f"'{w}'" for w in near) + "?"
+    return "valid: " + ", ".join(words) + "."
+
+
+def unknown(kind: str, word: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest valid names."""
+    return UserError(f"There is no {kind} '{word}'; {nearest(word, valid)}")
