@@ -1,0 +1,1 @@
+"""Learn to see without labels: one interface over published self-supervised methods."""
