@@ -1,0 +1,1 @@
+"""Losses, as pure functions of tensors: one subject a file, no collectives inside."""

@@ -1,0 +1,1 @@
+"""Methods for still images: one paper, one file."""
