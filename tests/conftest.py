@@ -1,5 +1,7 @@
 """Helpers of all tests: recorded numbers, real data where it is at hand, one thread.
 
+How they are used:
+
     @pytest.mark.golden
     def test_loss(golden):
         arrays, params = golden("slotcon__grouping_losses")
@@ -33,7 +35,7 @@ def golden_folder() -> Path:
 
 
 def read_golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and parameters of one set of recorded numbers; their shapes are read from the files, never assumed."""
+    """Arrays and parameters of one set of recorded numbers; shapes are read from the files, never assumed."""
     base = golden_folder() / name
     with np.load(base.with_suffix(".npz"), allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in stored.files}

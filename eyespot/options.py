@@ -1,0 +1,369 @@
+"""The options of every command and of the Python function of the same name: the one place of their defaults.
+
+`eyespot pretrain simclr --data photos/ --epochs 10` and `eyespot.pretrain("simclr", data="photos/", epochs=10)` both
+end in a `PretrainOptions`. This file imports no torch, so that help is quick. `set_` and `with_` are `--set` and
+`--with` on the command line, where the underscore is not needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from eyespot.errors import UserError, nearest, unknown
+from eyespot.fields import REQUIRED, Field, check, read_fields
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    none: str = "",
+    many: bool = False,
+    python_only: bool = False,
+) -> Any:
+    """A field with the range of its values.
+
+    Args:
+        low: smallest value.
+        above: a value that must be exceeded.
+        high: largest value.
+        none: what happens when it is not given, shown in place of a default of None.
+        many: takes several words on the command line, and may repeat.
+        python_only: not on the command line.
+    """
+    about = {"low": low, "above": above, "high": high, "none": none, "many": many, "python_only": python_only}
+    return field(default=default, metadata=about)
+
+
+class Options:
+    """Base: types and ranges are checked when the object is made, so that all ways in give the same errors."""
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        for about in option_fields(cls):
+            given = getattr(self, about.name)
+            if given is None and about.default is None:
+                continue
+            value = given if about.many else check(given, about.annotation, about.flag)
+            _in_range(value, about)
+            object.__setattr__(self, about.name, value)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        cls: Any = type(self)
+        pairs = ((f, getattr(self, f.name)) for f in option_fields(cls))
+        return {f.name: value for f, value in pairs if value is not f.default and value != f.default}
+
+
+@dataclass(frozen=True)
+class OptionField(Field):
+    """One option, with its range and how the command line names it."""
+
+    positional: bool
+    low: float | None
+    above: float | None
+    high: float | None
+    none: str
+    many: bool
+    python_only: bool
+
+    @property
+    def flag(self) -> str:
+        """--image-size for image_size, METHOD for the positional method."""
+        word = self.name.rstrip("_")
+        return word.upper() if self.positional else "--" + word.replace("_", "-")
+
+
+def _in_range(value: Any, about: OptionField) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if about.low is not None and value < about.low:
+        raise UserError(f"{about.flag} cannot be {value:g}: it must be at least {about.low}.")
+    if about.above is not None and value <= about.above:
+        raise UserError(f"{about.flag} cannot be {value:g}: it must be more than {about.above}.")
+    if about.high is not None and value > about.high:
+        raise UserError(f"{about.flag} cannot be {value:g}: it must be at most {about.high}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """How the data is read."""
+
+    image_column: str | None = option(None, none="found")
+    """Column of a Parquet file that holds the pictures."""
+    label_column: str | None = option(None, none="found")
+    """Column of a Parquet file that holds the labels."""
+    split: str | None = option(None, none="all")
+    """Split to read where the data has several (train, test, ...)."""
+    channels: int | None = option(None, low=1, none="as the data")
+    """Number of channels that pictures are brought to (1 grey, 3 RGB, N as they are)."""
+    workers: int | None = option(None, low=0, none="from the cores")
+    """Processes that decode pictures; 0 decodes in the main process."""
+    max_bad: float = option(0.05, low=0.0, high=1.0)
+    """Largest share of unreadable files; above it the command stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(DataOptions):
+    """Learn a representation from a folder of pictures without labels."""
+
+    method: Any = dataclasses.field(kw_only=False)
+    """Name of the method; `eyespot methods` lists them."""
+    data: Any
+    """Folder, text list or Parquet file of pictures (in Python also a dataset)."""
+    out: Any
+    """Folder of the run; made when missing."""
+    backbone: Any = option(None, none="from the recipe")
+    """Name of the network: ours, timm's, or torchvision/NAME (in Python also a module)."""
+    image_size: int | None = option(None, low=8, none="from the recipe")
+    """Side of the view in pixels."""
+    epochs: float | None = option(None, above=0, none="from the recipe")
+    """Passes over the data; a fraction is allowed."""
+    minutes: float | None = option(None, above=0, none="by epochs")
+    """Time to train instead of epochs; the first steps are measured and fix the number of steps."""
+    batch_size: int | None = option(None, low=2, none="from the recipe")
+    """Samples in a step over all processes."""
+    lr: float | None = option(None, above=0, none="from the recipe")
+    """Peak learning rate, used as it is (the recipe's own rate follows the batch)."""
+    optimizer: Literal["adamw", "adam", "sgd", "lars"] | None = option(None, none="from the recipe")
+    """Optimizer."""
+    weight_decay: float | None = option(None, low=0, none="from the recipe")
+    """Weight decay."""
+    accumulate: int = option(1, low=1)
+    """Parts into which a batch is cut, one after the other, to save memory."""
+    seed: int = option(0, low=0)
+    """Seed of weights, order and views."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint, exactly."""
+    init: Any = option(None, none="random weights")
+    """Run whose backbone the training starts from."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+    precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    """Number format of the forward pass; auto is bfloat16 where the device has it, else float32."""
+    test_data: Any = option(None, none="a share of --data")
+    """Labelled pictures on which the live kNN is measured while training."""
+    probe_every: float | None = option(None, above=0, none="chosen")
+    """Epochs between two live kNN measurements, when labels exist."""
+    log_every: int = option(10, low=1)
+    """Steps between two records in metrics.jsonl."""
+    set_: Mapping[str, Any] | Sequence[str] = option((), many=True)
+    """Arguments of the method as key=value; may repeat (in Python also a dictionary)."""
+    with_: Sequence[str] = option((), many=True)
+    """Plug-ins that stand between the method's encoder and its loss."""
+    listener: Callable[..., Any] | None = option(None, python_only=True)
+    """Called with each progress record."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs is not None and self.minutes is not None:
+            raise UserError("--epochs and --minutes exclude each other; give one of them.")
+        if isinstance(self.with_, str):
+            object.__setattr__(self, "with_", (self.with_,))
+        if isinstance(self.set_, str):
+            object.__setattr__(self, "set_", (self.set_,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(PretrainOptions):
+    """Adapt a trained representation with labels."""
+
+    run: Any = dataclasses.field(kw_only=False)
+    """Run, or name of a backbone, to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(DataOptions):
+    """Measure frozen features against random ones under a fixed protocol."""
+
+    model: Any = dataclasses.field(kw_only=False)
+    """Run folder, name of a backbone, or Parquet file of embeddings."""
+    data: Any
+    """Labelled pictures to learn from."""
+    test_data: Any = option(None, none="a fifth of --data")
+    """Labelled pictures to measure on."""
+    protocol: str = "knn"
+    """Protocol: knn or linear."""
+    image_size: int | None = option(None, low=8, none="as trained")
+    """Side of the picture in pixels."""
+    batch_size: int = option(256, low=1)
+    """Pictures embedded at a time."""
+    seed: int = option(0, low=0)
+    """Seed of the random floor and of the split."""
+    floor: bool = True
+    """Measure random features of the same network too."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(DataOptions):
+    """Write the features of pictures to a Parquet file: id, path, vector and the label where known."""
+
+    model: Any = dataclasses.field(kw_only=False)
+    """Run folder or name of a backbone."""
+    data: Any
+    """Folder, text list or Parquet file of pictures."""
+    out: Any
+    """Parquet file that is written."""
+    image_size: int | None = option(None, low=8, none="as trained")
+    """Side of the picture in pixels."""
+    batch_size: int = option(256, low=1)
+    """Pictures embedded at a time."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsOptions(Options):
+    """List the methods, or describe one."""
+
+    name: str | None = dataclasses.field(default=None, kw_only=False)
+    """Method to describe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    """Run the main job end to end: pictures, pre-training, evaluation, neighbours."""
+
+    data: Any = option(None, none="rendered scenes")
+    """Own folder of pictures to use in place of the rendered scenes."""
+    test_data: Any = option(None, none="a fifth of --data")
+    """Labelled pictures to measure on, with --data."""
+    out: str = "demo"
+    """Folder of data and run."""
+    method: str = "simclr"
+    """Method to pre-train with."""
+    backbone: str = "resnet8"
+    """Network."""
+    image_size: int = option(32, low=8)
+    """Side of the view in pixels."""
+    minutes: float = option(3.0, above=0)
+    """Time to train."""
+    seed: int = option(0, low=0)
+    """Seed of data, weights and views."""
+
+
+# --- what an options class says --------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=1)
+def _sentences() -> dict[str, dict[str, str]]:
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    classes = (n for n in tree.body if isinstance(n, ast.ClassDef))
+    return {n.name: {f.name: f.sentence for f in read_fields(n)} for n in classes}
+
+
+@functools.cache
+def option_fields(cls: type) -> tuple[OptionField, ...]:
+    """The options of one command: the positional ones first, then in the order of the file, own before inherited."""
+    sentences: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        sentences |= _sentences().get(base.__name__, {})
+    fields = [_option(f, sentences.get(f.name, "")) for f in dataclasses.fields(cls)]
+    shared = {f.name for f in dataclasses.fields(DataOptions)}
+    return tuple(sorted(fields, key=lambda f: (not f.positional, f.default is not REQUIRED, f.name in shared)))
+
+
+def _option(f: dataclasses.Field[Any], sentence: str) -> OptionField:
+    meta = f.metadata
+    return OptionField(
+        name=f.name,
+        annotation=str(f.type),
+        default=REQUIRED if f.default is dataclasses.MISSING else f.default,
+        sentence=sentence,
+        positional=not f.kw_only,
+        low=meta.get("low"),
+        above=meta.get("above"),
+        high=meta.get("high"),
+        none=meta.get("none", ""),
+        many=meta.get("many", False),
+        python_only=meta.get("python_only", False),
+    )
+
+
+def build(cls: type[T], /, *positional: Any, **given: Any) -> T:
+    """An options object from the arguments of a Python function, with the command line's errors.
+
+    Raises:
+        UserError: for an unknown or missing option, a wrong value or one out of range.
+    """
+    fields = option_fields(cls)
+    names = [f.name for f in fields]
+    places = [f.name for f in fields if f.positional]
+    if len(positional) > len(places):
+        raise UserError(f"{len(positional)} positional arguments are too many; it takes {', '.join(places)}.")
+    values = dict(zip(places, positional, strict=False)) | _renamed(given, names)
+    for f in fields:
+        if f.default is REQUIRED and values.get(f.name) in (None, ""):
+            raise UserError(f"{f.flag} is missing: {f.sentence[:1].lower()}{f.sentence[1:]}")
+    return cls(**values)
+
+
+def _renamed(given: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """`set` and `with` are accepted for `set_` and `with_`."""
+    values = {}
+    for key, value in given.items():
+        name = key if key in names or key + "_" not in names else key + "_"
+        if name not in names:
+            raise unknown("option", key, [n.rstrip("_") for n in names])
+        values[name] = value
+    return values
+
+
+# --- arguments of a method -------------------------------------------------------------------------------------------
+def pairs(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """`--set a=1 b=2` as {"a": "1", "b": "2"}; a dictionary as it is. The last of two equal keys counts."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    values = {}
+    for item in given:
+        key, equals, text = str(item).partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, not '{item}'.")
+        values[key.strip().replace("-", "_")] = text
+    return values
+
+
+def settings(
+    given: Mapping[str, Any] | Sequence[str], fields: Sequence[Field], owner: str, prefix: str = ""
+) -> dict[str, Any]:
+    """Values of a method's arguments, by their types.
+
+    Args:
+        given: key=value words, or a dictionary.
+        fields: the arguments that exist.
+        owner: whose arguments they are, for the message.
+        prefix: "hallucinator." reads the keys of one plug-in and leaves the others out; without a prefix keys with a
+            dot are left out.
+
+    Raises:
+        UserError: for an unknown key (with the nearest) or a value that does not fit (with what is valid).
+    """
+    known = {f.name: f for f in fields}
+    values = {}
+    for full, value in pairs(given).items():
+        head, dot, tail = full.rpartition(".")
+        if head + dot != prefix:
+            continue
+        if tail not in known:
+            raise _unknown_setting(tail, known, owner)
+        values[tail] = check(value, known[tail].annotation, f"--set {full}")
+    return values
+
+
+def _unknown_setting(key: str, known: Mapping[str, Field], owner: str) -> UserError:
+    flags = {f.name: f.flag for f in option_fields(PretrainOptions)}
+    if key in flags:
+        return UserError(f"'{key}' is not an argument of {owner} but an option: use {flags[key]} {key.upper()}.")
+    hint = nearest(key, known) if known else "it has none."
+    return UserError(f"{owner} has no argument '{key}'; {hint}")
