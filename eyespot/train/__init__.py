@@ -1,0 +1,1 @@
+"""The linear loop and what it needs."""

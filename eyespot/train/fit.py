@@ -1,0 +1,261 @@
+"""The loop: batches in, weights out, resumable to the bit, alone or under torchrun.
+
+Read it from top to bottom; `fit` is the whole story.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from eyespot.errors import UserError
+from eyespot.methods.method import Method
+from eyespot.process import all_mean, broadcast_object, rank, world_size
+from eyespot.runs import RunFolder
+from eyespot.train.checkpoint import load_checkpoint, save_checkpoint
+from eyespot.train.optimizers import build_optimizer
+from eyespot.train.plan import Batch, Plan, schedule_batches
+from eyespot.train.step import DTYPES, Engine, training_step
+
+Listener = Callable[[dict[str, Any]], None]
+Probe = Callable[[Method, int, dict[str, float]], "dict[str, Any] | None"]
+
+MEASURED = 12  # steps that fix a budget in minutes; the first third warms up
+
+
+def silent(record: dict[str, Any]) -> None:
+    """A listener that ignores what it hears."""
+
+
+def fit(
+    method: Method,
+    data: Any,
+    plan: Plan,
+    folder: RunFolder | None = None,
+    *,
+    resume: bool = False,
+    listener: Listener = silent,
+    probe: Probe | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Plan:
+    """Train `method` on `data` as `plan` says.
+
+    Args:
+        method: trained in place; on several processes its batch norms must already be synchronised.
+        data: `eyespot.data.loader.Data`, or anything with `__len__` and `stream`.
+        plan: what to do; `steps` may be None when `minutes` is given.
+        folder: where checkpoint and metrics go; None keeps nothing.
+        resume: continue from the folder's checkpoint when there is one.
+        listener: called with a record of every logged step.
+        probe: called on the main process now and then with (method, step, terms); returns the verdict so far.
+        on_plan: called once with the plan whose steps are fixed.
+
+    Returns:
+        The plan with its number of steps.
+    """
+    me, world = rank(), world_size()
+    with torch.random.fork_rng(devices=_cuda_devices(plan)):
+        engine = build_engine(method, plan, world)
+        if plan.steps is None:
+            plan = measure_budget(engine, data, me, world)
+            engine.plan = plan
+        if on_plan is not None:
+            on_plan(plan)
+        start = restore(engine, folder) if resume and folder is not None else 0
+        loop = Loop(engine, folder if me == 0 else None, listener if me == 0 else silent, probe if me == 0 else None)
+        loop.run(data, start, me, world)
+        method.finished(loop.step)
+        method.eval()
+    return plan
+
+
+def build_engine(method: Method, plan: Plan, world: int) -> Engine:
+    """Method on its device, optimizer, loss scaler, and the DDP wrapper where there are several processes."""
+    device = torch.device(plan.device)
+    method.to(device, DTYPES["float64"] if plan.precision == "float64" else None).train()
+    for guide in method.guides.values():
+        guide.to(device).eval().requires_grad_(False)
+    optimizer = build_optimizer(method, plan.recipe, plan.lr)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")  # type: ignore[attr-defined]
+    model: Any = method
+    if world > 1:
+        # buffers are equal by construction: statistics are synchronised, queues and centres gathered
+        model = DistributedDataParallel(
+            method,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+    return Engine(method, model, optimizer, scaler, plan)
+
+
+class Loop:
+    """Steps start..plan.steps with their bookkeeping: logging, verdict, checkpoints."""
+
+    def __init__(self, engine: Engine, folder: RunFolder | None, listener: Listener, probe: Probe | None):
+        self.engine, self.folder, self.listener, self.probe = engine, folder, listener, probe
+        self.step = 0
+        self.verdict: dict[str, Any] | None = None
+        now = time.perf_counter()
+        self.window_start = self.last_save = self.last_probe = now
+        self.window_wait = self.window_side = 0.0
+        self.window_images = self.window_steps = 0
+        self.save_cost = self.probe_cost = 0.0
+
+    def run(self, data: Any, start: int, me: int, world: int) -> None:
+        plan = self.engine.plan
+        assert plan.steps is not None
+        self.step = start
+        if self.probe is not None and start < plan.steps:
+            self._probe({})
+        self.window_start = time.perf_counter()
+        wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
+        for where, batch, wait in fetch(data, wheres):
+            result = training_step(self.engine, batch, where)
+            self.step = where.step + 1
+            self.window_wait += wait
+            self.window_images += len(where.rows) * world
+            self.window_steps += 1
+            if self.step % plan.log_every == 0 or self.step == plan.steps:
+                self._log(result.terms, result.lr, result.grad_norm)
+            self._keep(plan)
+        if start < plan.steps and self.folder is not None:
+            self._save()
+
+    def _log(self, terms: dict[str, torch.Tensor], lr: float, norm: torch.Tensor | None) -> None:
+        plan = self.engine.plan
+        assert plan.steps is not None
+        values = {name: float(all_mean(value)) for name, value in terms.items()}
+        now = time.perf_counter()
+        if self.probe is not None and self._due(now, self.last_probe, 10.0, self.probe_cost):
+            self._probe(values)
+        seconds = max(1e-9, now - self.window_start - self.window_side)
+        record: dict[str, Any] = {
+            "step": self.step,
+            "epoch": round(self.step / plan.steps_per_epoch, 4),
+            "loss": sum(values.values()),
+            "terms": values,
+            "images_per_s": round(self.window_images / seconds, 1),
+            "data_wait": round(self.window_wait / seconds, 4),
+            "lr": lr,
+        }
+        record |= {name: float(value) for name, value in self.engine.method.watch.items() if value.numel() == 1}
+        if norm is not None:
+            record["grad_norm"] = float(norm)
+        if self.folder is not None:
+            self.folder.append_metrics(record)
+        left = (plan.steps - self.step) * seconds / self.window_steps
+        shown = {"steps": plan.steps, "epochs": plan.epochs, "seconds_left": round(left, 1), "verdict": self.verdict}
+        self.listener({"kind": "step", **record, **shown})
+        self.window_start, self.window_wait, self.window_side = time.perf_counter(), 0.0, 0.0
+        self.window_images = self.window_steps = 0
+
+    def _probe(self, values: dict[str, float]) -> None:
+        assert self.probe is not None
+        started = time.perf_counter()
+        self.verdict = self.probe(self.engine.method, self.step, values)
+        self.last_probe = time.perf_counter()
+        self.probe_cost = self.last_probe - started
+        self.window_side += self.probe_cost
+
+    def _keep(self, plan: Plan) -> None:
+        now = time.perf_counter()
+        if self.folder is not None and self._due(now, self.last_save, plan.checkpoint_seconds, self.save_cost):
+            self._save()
+
+    @staticmethod
+    def _due(now: float, last: float, least: float, cost: float) -> bool:
+        """Side work is done at most every `least` seconds and costs at most 2 % of the time."""
+        return now - last > max(least, 50 * cost)
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        started = time.perf_counter()
+        engine = self.engine
+        engine.flush()
+        if not all(bool(p.isfinite().all()) for p in engine.method.parameters()):
+            return  # the next loss names what went wrong; the last good checkpoint stays
+        state = {
+            "step": self.step,
+            "method": engine.method.state_dict(),
+            "optimizer": engine.optimizer.state_dict(),
+            "scaler": engine.scaler.state_dict(),
+            "steps": engine.plan.steps,
+        }
+        save_checkpoint(self.folder / "checkpoint.pt", state)
+        self.last_save = time.perf_counter()
+        self.save_cost = self.last_save - started
+        self.window_side += self.save_cost
+
+
+def fetch(data: Any, wheres: Iterator[Batch]) -> Iterator[tuple[Batch, dict[str, Any], float]]:
+    """(where, batch, seconds waited for the data) in order."""
+    ahead: list[Batch] = []
+
+    def rows() -> Iterator[Any]:
+        for where in wheres:
+            ahead.append(where)
+            yield where.rows, where.keys
+
+    stream = iter(data.stream(rows()))
+    while True:
+        started = time.perf_counter()
+        batch = next(stream, None)
+        if batch is None:
+            return
+        yield ahead.pop(0), batch, time.perf_counter() - started
+
+
+def restore(engine: Engine, folder: RunFolder) -> int:
+    """Load the folder's checkpoint into the engine; the step to go on with (0 when there is none)."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = load_checkpoint(path, engine.device)
+    try:
+        engine.method.load_state_dict(state["method"])
+        engine.optimizer.load_state_dict(state["optimizer"])
+        engine.scaler.load_state_dict(state["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"Checkpoint '{path}' does not fit this run ({str(error).splitlines()[0][:160]}); "
+            "resume with the options the run was started with."
+        ) from error
+    step = int(state["step"])
+    if rank() == 0:
+        folder.cut_metrics(step)
+    return step
+
+
+def measure_budget(engine: Engine, data: Any, me: int, world: int) -> Plan:
+    """Fix the number of steps of a budget in minutes from a few real steps, which are then undone."""
+    plan = engine.plan
+    assert plan.minutes is not None
+    method, optimizer = engine.method, engine.optimizer
+    before = copy.deepcopy((method.state_dict(), optimizer.state_dict()))
+    engine.plan = plan.with_steps(1_000_000)
+    wheres = schedule_batches(method, len(data), engine.plan, 0, MEASURED, me, world)
+    seconds, started = [], time.perf_counter()
+    for where, batch, wait in fetch(data, wheres):
+        result = training_step(engine, batch, where)
+        seconds.append(wait + result.compute_seconds)
+        if len(seconds) >= 2 and time.perf_counter() - started > 0.05 * 60 * plan.minutes:
+            break
+    method.load_state_dict(before[0])
+    optimizer.load_state_dict(before[1])
+    steady = sorted(seconds[len(seconds) // 3 :])
+    each = steady[len(steady) // 2]
+    spent = time.perf_counter() - started
+    # 3 %: verdicts, checkpoints, the end
+    steps = max(1, int((plan.minutes * 60 * 0.97 - spent) / each))
+    return plan.with_steps(int(broadcast_object(steps)))
+
+
+def _cuda_devices(plan: Plan) -> list[int]:
+    device = torch.device(plan.device)
+    return [device.index or 0] if device.type == "cuda" else []
