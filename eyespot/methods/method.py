@@ -213,6 +213,8 @@ class Plugin(nn.Module):
     def __init__(self, host: Method, config: MethodConfig | None = None):
         super().__init__()
         self.config: Any = config if config is not None else self.Config()
+        self.watch: dict[str, Tensor] = {}
+        """Detached numbers of the last step for the log and the verdict."""
         missing = [a for a in self.adds if a not in host.accepts]
         if missing:
             raise UserError(
@@ -231,6 +233,12 @@ class Plugin(nn.Module):
     def terms(self, encoded: dict[str, Tensor], draws: Draws | None, host: Method) -> dict[str, Tensor]:
         """Further named, weighted loss terms."""
         return {}
+
+    def before_step(self) -> None:
+        """Called after the host's own."""
+
+    def after_step(self) -> None:
+        """Called after the host's own: queues, teachers of the plug-in."""
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
