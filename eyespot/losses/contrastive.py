@@ -27,8 +27,8 @@ def log_probability(
 ) -> Tensor:
     """log p_ij [N, M]: how probable it is that row i picks column j among what it is compared with.
 
-    Entries where `positives` is false are 0 and carry no gradient. Arguments as in `info_nce`. Losses that weight
-    each pair by its probability (focal ones) start from here.
+    Entries where `positives` is false are 0 and carry no gradient. Arguments as in `info_nce`. Losses that
+    weight each pair by its probability (focal ones) start from here.
     """
     if negatives is None:
         negatives = ~positives
@@ -57,13 +57,14 @@ def info_nce(
     Args:
         logits: [N, M] similarities of N queries with M keys, already divided by the temperature.
         positives: bool [N, M], the keys that a query should pick; several a row, or none.
-        negatives: bool [N, M], the keys it should not pick; None means every key that is no positive. A key that
-            is neither (the query itself, a sample to ignore) enters nothing.
+        negatives: bool [N, M], the keys it should not pick; None means every key that is no positive. A key
+            that is neither (the query itself, a sample to ignore) enters nothing.
         extra: [N, E] logits of further negatives of each row: a queue, synthetic negatives.
         compete: whether the positives of a row stand in the denominator of each other (SupCon). If false each
             positive is compared with the negatives alone.
         reduction: "rows", the mean over a row's positives, then over the rows that have any; "pairs", the mean
-            over all positive entries; "sum" over positive entries; "none", [N], the mean over each row's positives.
+            over all positive entries; "sum", over all positive entries; "none", [N], the mean over each row's
+            positives.
 
     Returns:
         A scalar, or [N] for "none". 0 with a zero gradient where there is no positive at all.

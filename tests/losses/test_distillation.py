@@ -1,0 +1,84 @@
+"""Self-distillation losses against recorded numbers, slow loops and the values they take in known cases."""
+
+import math
+
+import pytest
+import torch
+
+from eyespot.losses.distillation import dino, moved_center, teacher_probability
+
+
+def softmax(row):
+    top = max(row)
+    e = [math.exp(x - top) for x in row]
+    return [x / sum(e) for x in e]
+
+
+def slow_dino(student, teacher, center, ts, tt):
+    pairs = []
+    for g, t in enumerate(teacher.tolist()):
+        for v, s in enumerate(student.tolist()):
+            if g == v:
+                continue
+            rows = []
+            for a, b in zip(t, s, strict=True):
+                q = softmax([(x - c) / tt for x, c in zip(a, center.tolist(), strict=True)])
+                p = softmax([x / ts for x in b])
+                rows.append(-sum(x * math.log(y) for x, y in zip(q, p, strict=True)))
+            pairs.append(sum(rows) / len(rows))
+    return sum(pairs) / len(pairs)
+
+
+@pytest.mark.golden
+def test_golden(golden):
+    arrays, _ = golden("joint_embedding_bases__losses")
+    s1, s2 = torch.from_numpy(arrays["s1"]), torch.from_numpy(arrays["s2"])
+    center = torch.from_numpy(arrays["dino_center"])[0]
+    teacher = torch.stack([1.1 * s2, 0.9 * s1])
+    # the recorded pairs are (teacher 0, student 1) and (teacher 1, student 0); 0.055 is epoch 1 of 0.04 -> 0.07 in 3
+    loss = dino(torch.stack([s1, s2]), teacher, center, 0.1, 0.055)
+    assert loss.item() == pytest.approx(arrays["loss_dino"].item(), rel=1e-4)
+    after = moved_center(center, teacher.mean((0, 1)), 0.9)
+    torch.testing.assert_close(after, torch.from_numpy(arrays["dino_center_after"])[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_is_the_slow_loop(views):
+    student, teacher = torch.randn(views, 3, 4).double(), torch.randn(2, 3, 4).double()
+    center = torch.randn(4).double()
+    loss = dino(student, teacher, center, 0.1, 0.05)
+    assert loss.item() == pytest.approx(slow_dino(student, teacher, center, 0.1, 0.05), rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+def test_uniform_sides_give_log_p(classes):
+    same = torch.ones(4, 3, classes)
+    assert dino(same, same[:2], torch.zeros(classes)).item() == pytest.approx(math.log(classes), rel=1e-5)
+
+
+def test_centre_moves_towards_the_mean():
+    center, mean = torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])
+    assert moved_center(center, mean, 1.0).tolist() == [0, 0, 0]
+    assert moved_center(center, mean, 0.0).tolist() == [1, 2, 3]
+
+
+def test_a_sharper_teacher_has_less_entropy():
+    logits = torch.randn(5, 8)
+    entropy = [
+        -(q * q.log()).sum(-1).mean() for q in (teacher_probability(logits, torch.zeros(8), t) for t in (1.0, 0.3))
+    ]
+    assert entropy[1] < entropy[0]
+
+
+def test_the_mean_of_two_halves_is_the_whole():
+    student, teacher, center = torch.randn(4, 6, 5), torch.randn(2, 6, 5), torch.randn(5)
+    halves = [dino(student[:, r], teacher[:, r], center) for r in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, dino(student, teacher, center))
+
+
+def test_only_the_student_gets_a_finite_gradient():
+    student = torch.full((3, 4, 5), 1e3, requires_grad=True)
+    teacher = torch.randn(2, 4, 5, requires_grad=True)
+    dino(student, teacher, torch.zeros(5)).backward()
+    assert student.grad is not None and torch.isfinite(student.grad).all()
+    assert teacher.grad is None
