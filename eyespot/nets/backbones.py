@@ -1,0 +1,317 @@
+"""One interface over every encoder: timm and torchvision names, the library's own small nets, any `nn.Module`.
+
+A backbone takes pixels in [0, 1] and normalises them itself, so that views, saved weights and evaluation can never
+disagree about it.
+
+    >>> net = backbone("resnet18", image_size=32)          # 3x3 stride-1 stem, no max-pool, as usual at 32 px
+    >>> net(torch.rand(2, 3, 32, 32)).shape                # pooled features
+    torch.Size([2, 512])
+    >>> net.forward_dense(torch.rand(2, 3, 32, 32)).shape  # feature map
+    torch.Size([2, 512, 4, 4])
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from eyespot.errors import UserError, unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VERSION = 1
+WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
+
+
+class Backbone(nn.Module):
+    """An encoder of pixels in [0, 1]. Subclasses say how `net` gives features; this one wraps a plain module whose
+    forward returns [B, D] or a map [B, D, h, w] (pooled by its mean).
+
+    Attributes:
+        embed_dim: D, width of the features.
+        stride: pixels per cell of the feature map (0 when there is no map).
+        options: JSON-able arguments that rebuild it, see `backbone`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        channels: int,
+        image_size: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.net: Any = net
+        self.name, self.channels, self.image_size = name, channels, image_size
+        self.options = dict(options or {})
+        for key, value in (("mean", mean), ("std", std)):
+            self.register_buffer(key, _statistics(key, value, channels))
+        self.embed_dim, self.stride = self._probe()
+
+    # --- what a subclass may replace --------------------------------------------------------------------------
+    def features(self, x: Tensor) -> Tensor:
+        """What the net gives before pooling, of pixels in [0, 1]."""
+        out = self.net(self.normalize(x))
+        if not isinstance(out, Tensor) or out.dim() not in (2, 4):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UserError(
+                f"The module {self.name} returns {shape}; wrap it so that it returns features [B, D] or [B, D, h, w]."
+            )
+        return out
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Pooled features [B, D] of what `features` gave."""
+        return features if features.dim() == 2 else features.mean((2, 3))
+
+    def feature_map(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map [B, D, h, w] of what `features` gave for pictures of `size` (H, W)."""
+        if features.dim() == 2:
+            raise UserError(f"{self.name} gives one vector a picture and has no feature map; use another backbone.")
+        return features
+
+    # --- the interface ----------------------------------------------------------------------------------------
+    def normalize(self, x: Tensor) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1], standardised by the backbone's own mean and deviation."""
+        if x.shape[1] != self.channels:
+            raise UserError(
+                f"The pictures have {x.shape[1]} channels but the backbone {self.name} takes {self.channels}; "
+                f"build it with channels={x.shape[1]}."
+            )
+        return (x - self.mean) / self.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features [B, D] of pixels [B, C, H, W] in [0, 1]."""
+        return self.pool(self.features(x))
+
+    def forward_dense(self, x: Tensor) -> Tensor:
+        """Feature map [B, D, h, w] of pixels [B, C, H, W] in [0, 1]."""
+        return self.feature_map(self.features(x), (x.shape[2], x.shape[3]))
+
+    def describe(self) -> dict[str, Any]:
+        """What `backbone.json` holds: all that is needed to rebuild the net."""
+        return {
+            "version": VERSION,
+            "name": self.name,
+            "channels": self.channels,
+            "image_size": self.image_size,
+            "mean": [float(v) for v in self.mean.flatten()],
+            "std": [float(v) for v in self.std.flatten()],
+            "embed_dim": self.embed_dim,
+            "options": self.options,
+        }
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, int]:
+        """Width of the features and stride of the map, by one forward pass in evaluation mode."""
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()
+        like = next((p for p in self.net.parameters()), self.mean)
+        pixels = torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=like.dtype, device=like.device)
+        try:
+            self.to(like.device)
+            features = self.features(pixels)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        width = self.pool(features).shape[1]
+        if features.dim() == 2:
+            return width, 0
+        return width, round(self.image_size / self.feature_map(features, tuple(pixels.shape[2:])).shape[-1])
+
+
+def _statistics(key: str, value: Sequence[float] | None, channels: int) -> Tensor:
+    if value is None:
+        imagenet = IMAGENET_MEAN if key == "mean" else IMAGENET_STD
+        value = imagenet if channels == 3 else (0.5,) * channels
+    if len(value) != channels:
+        raise UserError(f"{key} has {len(value)} numbers but there are {channels} channels; give one a channel.")
+    if key == "std" and min(value) <= 0:
+        raise UserError(f"std has the value {min(value)}; every channel's deviation must be above 0.")
+    return torch.tensor([float(v) for v in value]).view(-1, 1, 1)
+
+
+def backbone(
+    name: str | nn.Module,
+    *,
+    channels: int = 3,
+    image_size: int = 224,
+    pretrained: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> Backbone:
+    """A backbone by name, or around a module.
+
+    Args:
+        name: one of the library's own (`resnet8`, `vit_micro`, see `eyespot.nets.small`), any timm name, a torchvision
+            name that timm does not have or `torchvision/NAME`, or an `nn.Module` that returns [B, D] or [B, D, h, w].
+        channels: channels of the pictures.
+        image_size: side of the pictures in pixels; nets with a fixed size are built for it.
+        pretrained: load the weights that timm or torchvision publish (needs the network or their cache).
+        mean, std: per channel, of pixels in [0, 1]; default ImageNet's for 3 channels, else 0.5.
+        options: for the net itself, such as `drop_path_rate=0.1` or `patch_size=4`; for ResNets `small_stem` (3x3
+            stride-1 convolution, no max-pool; None: at sizes up to 64 px when the weights are not pretrained).
+
+    Raises:
+        UserError: unknown name (the nearest ones are named), option the net does not take, weights not to be had.
+    """
+    if channels < 1 or image_size < 1:
+        raise UserError(f"channels={channels} and image_size={image_size} must both be at least 1.")
+    common: dict[str, Any] = {"channels": channels, "image_size": image_size, "mean": mean, "std": std}
+    if isinstance(name, nn.Module):
+        return _around(name, pretrained, options, common)
+    build = _builder(name)
+    if not pretrained:
+        return build(name, False, options, common)
+    try:
+        return build(name, True, options, common)
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The pretrained weights of '{name}' cannot be had ({reason}); connect to the network once, or train "
+            "from scratch without pretrained."
+        ) from error
+
+
+Build = Callable[[str, bool, dict[str, Any], dict[str, Any]], Backbone]
+
+
+def _builder(name: str) -> Build:
+    """Who builds `name`. Imported here: the libraries cost seconds, and the builders' classes derive from Backbone."""
+    from eyespot.nets import small, zoo
+
+    if name in small.NETS:
+        return small.build
+    if name.startswith("torchvision/"):
+        if name.split("/", 1)[1] in zoo.torchvision_names():
+            return zoo.build_torchvision
+    elif zoo.in_timm(name):
+        return zoo.build_timm
+    elif name in zoo.torchvision_names():
+        return zoo.build_torchvision
+    raise unknown("backbone", name, backbone_names())
+
+
+def backbone_names() -> list[str]:
+    """Every name that `backbone` knows: own, timm's, torchvision's (with the prefix too)."""
+    from eyespot.nets import small, zoo
+
+    theirs = zoo.torchvision_names()
+    return [*small.NETS, *zoo.timm_names(), *sorted(theirs), *(f"torchvision/{n}" for n in sorted(theirs))]
+
+
+def _around(module: nn.Module, pretrained: bool, options: dict[str, Any], common: dict[str, Any]) -> Backbone:
+    if isinstance(module, Backbone):
+        return module
+    if pretrained or options:
+        given = "pretrained" if pretrained else next(iter(options))
+        raise UserError(f"{given} does not apply to an own module; set it up before it is passed.")
+    return Backbone(module, name=f"module:{type(module).__name__}", **common)
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+def save_backbone(backbone: Backbone, folder: str | Path) -> None:
+    """Writes `backbone.safetensors` and `backbone.json` into `folder`; each file is replaced in one go."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # clones: safetensors refuses tensors that share memory or are not contiguous
+    tensors = {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in backbone.state_dict().items()
+    }
+    description = json.dumps(backbone.describe(), indent=1)
+    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"description": description}))
+    _replace(folder / DESCRIPTION, lambda path: path.write_text(description + "\n"))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside `path`, makes sure it is on the disk, then takes its place: a crash leaves the old file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_backbone(folder: str | Path, module: nn.Module | None = None) -> Backbone:
+    """The backbone saved in `folder`.
+
+    Args:
+        folder: holds `backbone.json` and `backbone.safetensors`.
+        module: for an own `nn.Module`, which only its author can build, a fresh one of the same kind.
+
+    Raises:
+        UserError: files missing or damaged, or weights that do not fit the net (names what does not match).
+    """
+    folder = Path(folder)
+    described = _read_description(folder / DESCRIPTION)
+    common = {k: described[k] for k in ("channels", "image_size", "mean", "std")}
+    name, options = described["name"], described["options"]
+    if name.startswith("module:") and module is None:
+        raise UserError(
+            f"{folder} holds the weights of the own module '{name[7:]}'; build one and pass it as "
+            "load_backbone(folder, module=...)."
+        )
+    net = backbone(module, **common) if module is not None else backbone(name, **common, **options)
+    load_weights(net, folder / WEIGHTS)
+    return net
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no {path.name} in {path.parent}; give a run folder or a folder of saved weights.")
+    try:
+        described = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); the file is damaged.") from error
+    wanted = {"version", "name", "channels", "image_size", "mean", "std", "options"}
+    missing = sorted(wanted - set(described)) if isinstance(described, dict) else sorted(wanted)
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; it does not describe a backbone.")
+    if described["version"] > VERSION:
+        raise UserError(f"{path} has version {described['version']}, newer than {VERSION}; update eyespot.")
+    return described
+
+
+def load_weights(backbone: Backbone, path: str | Path) -> None:
+    """Loads a safetensors file into the backbone, strictly: names and shapes must all agree."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The weights {path} do not exist; give a folder that holds {WEIGHTS}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}).") from error
+    wanted = backbone.state_dict()
+    wrong = [f"{k} is missing" for k in wanted if k not in tensors]
+    wrong += [f"{k} is not in the net" for k in tensors if k not in wanted]
+    wrong += [
+        f"{k} is {list(tensors[k].shape)} instead of {list(v.shape)}"
+        for k, v in wanted.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"The weights {path} do not fit {backbone.name}: {', '.join(wrong[:3])}{more}; "
+            "build the backbone with the options it was saved with."
+        )
+    backbone.load_state_dict(tensors)
