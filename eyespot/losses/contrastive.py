@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyespot.losses.precision import full_precision
 
+
+@full_precision
 def cosines(a: Tensor, b: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Cosine of every row of `a` [N, D] with every row of `b` [M, D], divided by the temperature: [N, M]."""
     return F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
 
 
+@full_precision
 def log_probability(
     logits: Tensor,
     positives: Tensor,
@@ -42,6 +46,7 @@ def log_probability(
     return torch.where(positives, log_p, torch.zeros_like(log_p))
 
 
+@full_precision
 def info_nce(
     logits: Tensor,
     positives: Tensor,
@@ -80,6 +85,7 @@ def info_nce(
     return rows.sum() / positives.any(dim=1).sum().clamp_min(1)
 
 
+@full_precision
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     """NT-Xent (Chen et al. 2020, SimCLR, eq. 1): the mean over all 2N rows, each against the 2N - 1 others.
 
@@ -99,6 +105,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(logits, partner)
 
 
+@full_precision
 def moco(
     query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2, extra_negatives: Tensor | None = None
 ) -> Tensor:

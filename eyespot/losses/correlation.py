@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from eyespot.losses.precision import full_precision
+
 
 def standardise(z: Tensor, eps: float = 1e-5) -> Tensor:
     """Each column of [N, D] with mean 0 and (biased) variance 1 over the rows: batch norm without affine."""
@@ -14,6 +16,7 @@ def standardise(z: Tensor, eps: float = 1e-5) -> Tensor:
     return centred / (centred.square().mean(dim=0) + eps).sqrt()
 
 
+@full_precision
 def cross_correlation(z1: Tensor, z2: Tensor, eps: float = 1e-5) -> Tensor:
     """Correlation [D, D] of the columns of `z1` with the columns of `z2`, both [N, D], over the N rows.
 

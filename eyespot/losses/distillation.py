@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def teacher_probability(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
-    """softmax((logits - center) / temperature) over the last dimension, [..., P], without gradient."""
-    return ((logits.detach() - center) / temperature).softmax(dim=-1)
+from eyespot.losses.precision import full_precision
 
 
+def teacher_probability(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """softmax((logits - centre) / temperature) over the last dimension, [..., P], without gradient."""
+    return ((logits.detach() - centre) / temperature).softmax(dim=-1)
+
+
+@full_precision
 def dino(
     student: Tensor,
     teacher: Tensor,
-    center: Tensor,
+    centre: Tensor,
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Tensor:
@@ -23,19 +26,19 @@ def dino(
     Args:
         student: [V, N, P] logits of V views of N samples over P prototypes; the first G are the teacher's views.
         teacher: [G, N, P] logits of G views; no gradient flows into them.
-        center: [P], subtracted from the teacher's logits.
+        centre: [P], subtracted from the teacher's logits.
 
     Returns:
         The mean over samples and over the pairs (teacher view g, student view v != g); log P when both sides are
         uniform.
     """
-    q = teacher_probability(teacher, center, teacher_temperature)
+    q = teacher_probability(teacher, centre, teacher_temperature)
     log_p = (student / student_temperature).log_softmax(dim=-1)
     pairs = -torch.einsum("gnp,vnp->gv", q, log_p) / student.shape[1]
     same = torch.eye(len(teacher), len(student), dtype=torch.bool, device=pairs.device)
     return pairs[~same].mean()
 
 
-def moved_center(center: Tensor, mean: Tensor, momentum: float = 0.9) -> Tensor:
+def moved_centre(centre: Tensor, mean: Tensor, momentum: float = 0.9) -> Tensor:
     """The centre [P] after a batch whose teacher logits have the given mean [P] (eq. 4)."""
-    return momentum * center + (1 - momentum) * mean.detach()
+    return momentum * centre + (1 - momentum) * mean.detach()

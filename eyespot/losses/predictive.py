@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyespot.losses.precision import full_precision
 
+
+@full_precision
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """Minus the mean cosine of rows (Chen and He 2021, SimSiam, eq. 1), in [-1, 1].
 

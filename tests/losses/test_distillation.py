@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eyespot.losses.distillation import dino, moved_center, teacher_probability
+from eyespot.losses.distillation import dino, moved_centre, teacher_probability
 
 
 def softmax(row):
@@ -14,7 +14,7 @@ def softmax(row):
     return [x / sum(e) for x in e]
 
 
-def slow_dino(student, teacher, center, ts, tt):
+def slow_dino(student, teacher, centre, ts, tt):
     pairs = []
     for g, t in enumerate(teacher.tolist()):
         for v, s in enumerate(student.tolist()):
@@ -22,7 +22,7 @@ def slow_dino(student, teacher, center, ts, tt):
                 continue
             rows = []
             for a, b in zip(t, s, strict=True):
-                q = softmax([(x - c) / tt for x, c in zip(a, center.tolist(), strict=True)])
+                q = softmax([(x - c) / tt for x, c in zip(a, centre.tolist(), strict=True)])
                 p = softmax([x / ts for x in b])
                 rows.append(-sum(x * math.log(y) for x, y in zip(q, p, strict=True)))
             pairs.append(sum(rows) / len(rows))
@@ -33,21 +33,21 @@ def slow_dino(student, teacher, center, ts, tt):
 def test_golden(golden):
     arrays, _ = golden("joint_embedding_bases__losses")
     s1, s2 = torch.from_numpy(arrays["s1"]), torch.from_numpy(arrays["s2"])
-    center = torch.from_numpy(arrays["dino_center"])[0]
+    centre = torch.from_numpy(arrays["dino_center"])[0]
     teacher = torch.stack([1.1 * s2, 0.9 * s1])
     # the recorded pairs are (teacher 0, student 1) and (teacher 1, student 0); 0.055 is epoch 1 of 0.04 -> 0.07 in 3
-    loss = dino(torch.stack([s1, s2]), teacher, center, 0.1, 0.055)
+    loss = dino(torch.stack([s1, s2]), teacher, centre, 0.1, 0.055)
     assert loss.item() == pytest.approx(arrays["loss_dino"].item(), rel=1e-4)
-    after = moved_center(center, teacher.mean((0, 1)), 0.9)
+    after = moved_centre(centre, teacher.mean((0, 1)), 0.9)
     torch.testing.assert_close(after, torch.from_numpy(arrays["dino_center_after"])[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("views", [2, 5])
 def test_is_the_slow_loop(views):
     student, teacher = torch.randn(views, 3, 4).double(), torch.randn(2, 3, 4).double()
-    center = torch.randn(4).double()
-    loss = dino(student, teacher, center, 0.1, 0.05)
-    assert loss.item() == pytest.approx(slow_dino(student, teacher, center, 0.1, 0.05), rel=1e-9)
+    centre = torch.randn(4).double()
+    loss = dino(student, teacher, centre, 0.1, 0.05)
+    assert loss.item() == pytest.approx(slow_dino(student, teacher, centre, 0.1, 0.05), rel=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 50])
@@ -57,9 +57,9 @@ def test_uniform_sides_give_log_p(classes):
 
 
 def test_centre_moves_towards_the_mean():
-    center, mean = torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])
-    assert moved_center(center, mean, 1.0).tolist() == [0, 0, 0]
-    assert moved_center(center, mean, 0.0).tolist() == [1, 2, 3]
+    centre, mean = torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])
+    assert moved_centre(centre, mean, 1.0).tolist() == [0, 0, 0]
+    assert moved_centre(centre, mean, 0.0).tolist() == [1, 2, 3]
 
 
 def test_a_sharper_teacher_has_less_entropy():
@@ -71,9 +71,9 @@ def test_a_sharper_teacher_has_less_entropy():
 
 
 def test_the_mean_of_two_halves_is_the_whole():
-    student, teacher, center = torch.randn(4, 6, 5), torch.randn(2, 6, 5), torch.randn(5)
-    halves = [dino(student[:, r], teacher[:, r], center) for r in (slice(0, 3), slice(3, 6))]
-    torch.testing.assert_close((halves[0] + halves[1]) / 2, dino(student, teacher, center))
+    student, teacher, centre = torch.randn(4, 6, 5), torch.randn(2, 6, 5), torch.randn(5)
+    halves = [dino(student[:, r], teacher[:, r], centre) for r in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, dino(student, teacher, centre))
 
 
 def test_only_the_student_gets_a_finite_gradient():
