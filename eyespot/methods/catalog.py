@@ -1,0 +1,272 @@
+"""What methods exist and what they say about themselves, read from their files without importing them or torch.
+
+One paper is one file: `eyespot/methods/<modality>/<slug>.py` or `eyespot/adapt/<slug>.py` (a survey or toolbox is a
+folder with one file a system). Its docstring, base class, argument dataclass and recipe are read by `ast`; only `load`
+imports it. Installed third-party methods are found through the entry-point group `eyespot.methods`.
+
+    >>> entries()["simclr"].paper
+    >>> load("simclr")          # the class
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyespot.errors import MissingExtra, UserError, unknown
+from eyespot.fields import Field
+from eyespot.methods import source
+from eyespot.methods.source import Module
+
+GROUP = "eyespot.methods"
+PACKAGE = Path(__file__).resolve().parent.parent
+KINDS = {"Method": "method", "Adapter": "adapt", "Plugin": "plugin"}
+COMMANDS = {"method": "pretrain", "adapt": "adapt", "plugin": "pretrain METHOD --with"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method, as its file describes it."""
+
+    name: str
+    paper: str
+    """First paragraph of the docstring: name, title, authors, venue, arXiv number."""
+    modality: str
+    kind: str
+    """method, adapt or plugin."""
+    needs: tuple[str, ...]
+    fields: tuple[Field, ...]
+    """The arguments that --set changes."""
+    recipe: Mapping[str, Any]
+    """How it is trained: every field of Recipe."""
+    own_recipe: tuple[str, ...]
+    """The fields of the recipe that the method states itself."""
+    extras: tuple[str, ...]
+    """Optional stacks it needs: pip install 'eyespot[...]'."""
+    doc: str
+    """The docstring without its first paragraph."""
+    target: str
+    """module:Class."""
+    file: Path | None
+    evidence: Mapping[str, Any]
+
+    def json(self) -> dict[str, Any]:
+        """The record of `eyespot methods --json`."""
+        keys = ("name", "paper", "modality", "kind")
+        record: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        return record | {"extras": list(self.extras), "evidence": dict(self.evidence)}
+
+    def json_in_full(self) -> dict[str, Any]:
+        """The record of `eyespot methods NAME --json`: the same, with needs, arguments and recipe."""
+        arguments = {f.name: {"type": f.annotation, "default": f.default, "sentence": f.sentence} for f in self.fields}
+        return self.json() | {"needs": list(self.needs), "arguments": arguments, "recipe": dict(self.recipe)}
+
+
+def entries() -> dict[str, Entry]:
+    """All methods by name: those of this package, then installed ones whose names are not taken."""
+    found = {entry.name: entry for entry in _own()}
+    for entry in _installed():
+        found.setdefault(entry.name, entry)
+    return dict(sorted(found.items()))
+
+
+def methods(name: str | None = None) -> Any:
+    """`eyespot.methods()`: all entries by name; `eyespot.methods("simclr")`: one entry."""
+    return entries() if name is None else find(name)
+
+
+def find(name: str, kind: str | None = None) -> Entry:
+    """One method by name ('core-tuning' is 'core_tuning').
+
+    Args:
+        kind: method, adapt or plugin where only one kind fits.
+
+    Raises:
+        UserError: with the nearest names, or with the command that takes this kind.
+    """
+    known = entries()
+    slug = str(name).strip().lower().replace("-", "_")
+    if slug not in known:
+        raise unknown("plug-in" if kind == "plugin" else "method", name, _fitting(known, kind))
+    entry = known[slug]
+    if kind is not None and entry.kind != kind:
+        word = {"method": "a method", "adapt": "an adapter", "plugin": "a plug-in"}[entry.kind]
+        raise UserError(f"'{slug}' is {word}: use it with eyespot {COMMANDS[entry.kind]} {slug}.")
+    return entry
+
+
+def _fitting(known: Mapping[str, Entry], kind: str | None) -> list[str]:
+    return [e.name for e in known.values() if kind in (None, e.kind)] or list(known)
+
+
+def load(name: str, kind: str | None = None) -> type[Any]:
+    """Import a method and return its class.
+
+    Raises:
+        UserError: for an unknown name, or (MissingExtra) where its optional stack is not installed.
+    """
+    entry = find(name, kind)
+    module, _, attribute = entry.target.partition(":")
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not entry.extras or (error.name or "").partition(".")[0] == "eyespot":
+            raise
+        raise MissingExtra(error.name or "?", entry.extras[0], f"The method '{entry.name}'") from error
+    return getattr(loaded, attribute)
+
+
+# --- finding the files -----------------------------------------------------------------------------------------------
+def _own() -> Iterator[Entry]:
+    recorded = json.loads((PACKAGE / "methods" / "evidence.json").read_text(encoding="utf-8"))
+    patterns = ("methods/*/*.py", "methods/*/*/*.py", "adapt/*.py", "adapt/*/*.py")
+    for path in sorted(p for pattern in patterns for p in PACKAGE.glob(pattern)):
+        if path.stem.startswith("_"):
+            continue
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        modality = parts[1] if parts[0] == "methods" else ""
+        entry = _entry(source.read(".".join(("eyespot", *parts)), path), path.stem, modality, None)
+        if entry is not None:
+            yield dataclasses.replace(entry, evidence=evidence(recorded.get(entry.name, {})))
+
+
+def _installed() -> Iterator[Entry]:
+    for point in importlib.metadata.entry_points(group=GROUP):
+        path = source.locate(point.module)
+        module = source.read(point.module, path) if path is not None else None
+        entry = _entry(module, point.name, "", point.attr or None) if module is not None else None
+        yield entry or _unread(point)
+
+
+def _unread(point: importlib.metadata.EntryPoint) -> Entry:
+    """An installed method whose file cannot be read as source; it still loads."""
+    return Entry(
+        name=point.name,
+        paper=f"{point.name}: installed from {point.value}.",
+        modality="",
+        kind="method",
+        needs=(),
+        fields=(),
+        recipe={},
+        own_recipe=(),
+        extras=(),
+        doc="",
+        target=point.value,
+        file=None,
+        evidence=evidence({}),
+    )
+
+
+def evidence(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What was run and recorded for a method; None says that it was not run.
+
+    golden: its computation agrees with the recorded numbers. floor_beaten: its metric beats random features by more
+    than the spread over seeds. claim: how its claim came out against its control.
+    """
+    return {"golden": False, "floor_beaten": None, "claim": None} | dict(recorded)
+
+
+# --- reading a file ---------------------------------------------------------------------------------------------------
+def _entry(module: Module, name: str, modality: str, attribute: str | None) -> Entry | None:
+    """The entry of a file, or None when no class in it is a method."""
+    node = _method_class(module, attribute)
+    if node is None:
+        return None
+    chain = source.ancestry(module, node)
+    needs = _strings(_value(chain, "needs"))
+    paragraphs = (ast.get_docstring(module.tree) or node.name).split("\n\n", 1)
+    recipe, own = _recipe(chain)
+    return Entry(
+        name=name,
+        paper=" ".join(paragraphs[0].split()),
+        modality=modality or _first(_strings(_value(chain, "modality")), _kind_of_data(needs)),
+        kind=KINDS[_root(chain)],
+        needs=needs,
+        fields=_arguments(chain),
+        recipe=recipe,
+        own_recipe=own,
+        extras=_strings(_value(chain, "extras")) or source.missing_extras(module.tree),
+        doc=paragraphs[1].strip() if len(paragraphs) > 1 else "",
+        target=f"{module.name}:{node.name}",
+        file=module.path,
+        evidence=evidence({}),
+    )
+
+
+def _method_class(module: Module, attribute: str | None) -> ast.ClassDef | None:
+    """The class that is the method: the named one, else the one whose name is the slug's, else the last leaf."""
+    if attribute is not None:
+        node = module.classes.get(attribute)
+        return node if node is not None and _root(source.ancestry(module, node)) else None
+    found = [node for node in module.classes.values() if _root(source.ancestry(module, node))]
+    found = [node for node in found if not node.name.startswith("_")]
+    slug = module.path.stem.replace("_", "")
+    named = [node for node in found if node.name.lower() == slug]
+    bases = {source.tail(base) for node in found for base in node.bases}
+    leaves = [node for node in found if node.name not in bases]
+    return (named or leaves or [None])[-1]
+
+
+def _root(chain: source.Ancestry) -> str:
+    """Method, Adapter or Plugin, whichever the class descends from first; empty for another class."""
+    for module, node in chain:
+        if module.name == source.CONTRACT and node.name in KINDS:
+            return node.name
+    return ""
+
+
+def _value(chain: source.Ancestry, name: str) -> ast.expr | None:
+    """What a class attribute is set to, by the class itself or the nearest class above it."""
+    for _, node in chain:
+        value = source.assigned(node, name)
+        if value is not None:
+            return value
+    return None
+
+
+def _strings(node: ast.expr | None) -> tuple[str, ...]:
+    value = source.literal(node, ())
+    return (value,) if isinstance(value, str) else tuple(str(v) for v in value)
+
+
+def _first(values: Sequence[str], otherwise: str) -> str:
+    return values[0] if values else otherwise
+
+
+def _kind_of_data(needs: Sequence[str]) -> str:
+    return next((need for need in needs if need not in ("label", "index")), "")
+
+
+def _arguments(chain: source.Ancestry) -> tuple[Field, ...]:
+    """The fields of the nearest Config, inherited ones first; what every method has is left out."""
+    for module, node in chain:
+        value = source.assigned(node, "Config")
+        if value is None:
+            continue
+        found = source.resolve(module, source.tail(value))
+        if found is None:
+            return ()
+        fields: dict[str, Field] = {}
+        for owner, config in reversed(source.ancestry(*found)):
+            if owner.name != source.CONTRACT:
+                fields |= {f.name: f for f in source.fields(config)}
+        return tuple(fields.values())
+    return ()
+
+
+def _recipe(chain: source.Ancestry) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Every field of the recipe, and the names of those that the method states."""
+    contract = source.read(source.CONTRACT, PACKAGE / "methods" / "method.py")
+    recipe = {f.name: f.default for f in source.fields(contract.classes["Recipe"])}
+    value = _value(chain, "recipe")
+    keywords = value.keywords if isinstance(value, ast.Call) else []
+    own = {k.arg: source.literal(k.value, ast.unparse(k.value)) for k in keywords if k.arg}
+    return recipe | own, tuple(own)
