@@ -21,12 +21,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Sums depend on the number of threads, and several tests run side by side.
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The first example pays for imports, and a busy machine is no failure.
+settings.register_profile("eyespot", deadline=None)
+settings.load_profile("eyespot")
 
 
 def golden_folder() -> Path:

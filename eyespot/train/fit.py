@@ -170,8 +170,8 @@ class Loop:
 
     @staticmethod
     def _due(now: float, last: float, least: float, cost: float) -> bool:
-        """Side work is done at most every `least` seconds and costs at most 2 % of the time."""
-        return now - last > max(least, 50 * cost)
+        """Side work is done at most every `least` seconds and costs at most 2 % of the time; always for 0 seconds."""
+        return least <= 0 or now - last > max(least, 50 * cost)
 
     def _save(self) -> None:
         assert self.folder is not None
@@ -215,6 +215,8 @@ def restore(engine: Engine, folder: RunFolder) -> int:
     """Load the folder's checkpoint into the engine; the step to go on with (0 when there is none)."""
     path = folder / "checkpoint.pt"
     if not path.exists():
+        if rank() == 0:
+            folder.cut_metrics(0)
         return 0
     state = load_checkpoint(path, engine.device)
     try:
