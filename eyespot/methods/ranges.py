@@ -1,0 +1,25 @@
+"""Bounds of a method's arguments, checked when it is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyespot.errors import UserError
+
+POSITIVE = (1e-6, None)
+SHARE = (0.0, 1.0)
+WIDTH = (1, None)
+
+
+def check_ranges(config: Any, **bounds: tuple[float | None, float | None]) -> None:
+    """Every named field of `config` must lie in its bounds, both included; None is no bound, a field None passes.
+
+    Raises:
+        UserError: names the argument, its value and the bounds.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is None or ((low is None or value >= low) and (high is None or value <= high)):
+            continue
+        valid = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+        raise UserError(f"{name}={value} is out of range; give a value {valid}.")
