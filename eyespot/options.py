@@ -28,6 +28,7 @@ def option(
     above: float | None = None,
     high: float | None = None,
     none: str = "",
+    word: str = "",
     many: bool = False,
     python_only: bool = False,
 ) -> Any:
@@ -38,10 +39,12 @@ def option(
         above: a value that must be exceeded.
         high: largest value.
         none: what happens when it is not given, shown in place of a default of None.
+        word: what stands for the value in the help.
         many: takes several words on the command line, and may repeat.
         python_only: not on the command line.
     """
-    about = {"low": low, "above": above, "high": high, "none": none, "many": many, "python_only": python_only}
+    about = {"low": low, "above": above, "high": high, "none": none, "word": word}
+    about |= {"many": many, "python_only": python_only}
     return field(default=default, metadata=about)
 
 
@@ -75,6 +78,7 @@ class OptionField(Field):
     above: float | None
     high: float | None
     none: str
+    word: str
     many: bool
     python_only: bool
 
@@ -124,7 +128,7 @@ class PretrainOptions(DataOptions):
     """Folder, text list or Parquet file of pictures (in Python also a dataset)."""
     out: Any
     """Folder of the run; made when missing."""
-    backbone: Any = option(None, none="from the recipe")
+    backbone: Any = option(None, none="from the recipe", word="NAME")
     """Name of the network: ours, timm's, or torchvision/NAME (in Python also a module)."""
     image_size: int | None = option(None, low=8, none="from the recipe")
     """Side of the view in pixels."""
@@ -140,27 +144,25 @@ class PretrainOptions(DataOptions):
     """Optimizer."""
     weight_decay: float | None = option(None, low=0, none="from the recipe")
     """Weight decay."""
+    clip: float | None = option(None, above=0, none="from the recipe")
+    """Largest norm of the gradient."""
     accumulate: int = option(1, low=1)
     """Parts into which a batch is cut, one after the other, to save memory."""
     seed: int = option(0, low=0)
     """Seed of weights, order and views."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, exactly."""
-    init: Any = option(None, none="random weights")
+    init: Any = option(None, none="random weights", word="RUN")
     """Run whose backbone the training starts from."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+    device: str = option("auto", word="NAME")
+    """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Number format of the forward pass; auto is bfloat16 where the device has it, else float32."""
-    test_data: Any = option(None, none="a share of --data")
-    """Labelled pictures on which the live kNN is measured while training."""
-    probe_every: float | None = option(None, above=0, none="chosen")
-    """Epochs between two live kNN measurements, when labels exist."""
     log_every: int = option(10, low=1)
     """Steps between two records in metrics.jsonl."""
-    set_: Mapping[str, Any] | Sequence[str] = option((), many=True)
+    set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")
     """Arguments of the method as key=value; may repeat (in Python also a dictionary)."""
-    with_: Sequence[str] = option((), many=True)
+    with_: Sequence[str] = option((), many=True, word="NAME")
     """Plug-ins that stand between the method's encoder and its loss."""
     listener: Callable[..., Any] | None = option(None, python_only=True)
     """Called with each progress record."""
@@ -181,6 +183,8 @@ class AdaptOptions(PretrainOptions):
 
     run: Any = dataclasses.field(kw_only=False)
     """Run, or name of a backbone, to start from."""
+    test_data: Any = option(None, none="not measured")
+    """Labelled pictures on which accuracy is measured at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +197,7 @@ class EvaluateOptions(DataOptions):
     """Labelled pictures to learn from."""
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
-    protocol: str = "knn"
+    protocol: str = option("knn", word="NAME")
     """Protocol: knn or linear."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
@@ -203,8 +207,8 @@ class EvaluateOptions(DataOptions):
     """Seed of the random floor and of the split."""
     floor: bool = True
     """Measure random features of the same network too."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+    device: str = option("auto", word="NAME")
+    """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +225,8 @@ class EmbedOptions(DataOptions):
     """Side of the picture in pixels."""
     batch_size: int = option(256, low=1)
     """Pictures embedded at a time."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 or mps; auto takes what is there."""
+    device: str = option("auto", word="NAME")
+    """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,11 +245,11 @@ class DemoOptions(Options):
     """Own folder of pictures to use in place of the rendered scenes."""
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on, with --data."""
-    out: str = "demo"
+    out: str = option("demo", word="PATH")
     """Folder of data and run."""
-    method: str = "simclr"
+    method: str = option("simclr", word="NAME")
     """Method to pre-train with."""
-    backbone: str = "resnet8"
+    backbone: str = option("resnet8", word="NAME")
     """Network."""
     image_size: int = option(32, low=8)
     """Side of the view in pixels."""
@@ -286,6 +290,7 @@ def _option(f: dataclasses.Field[Any], sentence: str) -> OptionField:
         above=meta.get("above"),
         high=meta.get("high"),
         none=meta.get("none", ""),
+        word=meta.get("word", ""),
         many=meta.get("many", False),
         python_only=meta.get("python_only", False),
     )

@@ -26,7 +26,7 @@ class Module:
     tree: ast.Module
     classes: dict[str, ast.ClassDef]
     imports: dict[str, tuple[str, str]]
-    """Local name -> (module, name there), of `from module import name`."""
+    """Local name -> (module, name there), of `from module import name`; `import a.b as c` has no name there."""
 
 
 Ancestry = list[tuple[Module, ast.ClassDef]]
@@ -58,6 +58,8 @@ def _imports(tree: ast.Module, name: str) -> Iterator[tuple[str, tuple[str, str]
             module = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield alias.asname or alias.name, (module, alias.name)
+        elif isinstance(node, ast.Import):
+            yield from ((a.asname or a.name, (a.name, "")) for a in node.names)
 
 
 @functools.lru_cache(maxsize=512)
@@ -96,6 +98,16 @@ def resolve(module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
     return resolve(read(where, path), original) if path is not None else None
 
 
+def _base(module: Module, base: ast.expr) -> tuple[Module, ast.ClassDef] | None:
+    """The class that `Name` or `module.Name` in a class header means."""
+    if not isinstance(base, ast.Attribute):
+        return resolve(module, tail(base))
+    where, name = module.imports.get(ast.unparse(base.value), ("", ""))
+    full = f"{where}.{name}".strip(".")
+    path = locate(full) if full else None
+    return resolve(read(full, path), base.attr) if path is not None else None
+
+
 def ancestry(module: Module, node: ast.ClassDef) -> Ancestry:
     """The class and the classes above it, nearest first, as far as their source is found."""
     chain: Ancestry = []
@@ -105,7 +117,7 @@ def ancestry(module: Module, node: ast.ClassDef) -> Ancestry:
         if any(c is cls for _, c in chain):
             continue
         chain.append((owner, cls))
-        found = (resolve(owner, tail(base)) for base in cls.bases)
+        found = (_base(owner, base) for base in cls.bases)
         waiting.extend(pair for pair in found if pair is not None)
     return chain
 

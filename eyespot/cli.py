@@ -1,0 +1,212 @@
+"""The command line: the public functions under the same names, with the same options and defaults. Parsing and
+printing only. Exit status: 0; 2 for a mistake that the user can mend, in one sentence; 1 for a run that failed; 130
+when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyespot import options
+from eyespot.errors import NonFiniteLoss, UserError, unknown
+from eyespot.options import build
+from eyespot.terminal import arguments, pages
+from eyespot.terminal.arguments import Switch
+from eyespot.terminal.progress import Progress
+
+JSON = Switch("json", "Print JSON in place of a table.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb."""
+
+    options: type
+    action: Callable[[dict[str, Any]], None]
+    switches: tuple[Switch, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        return (self.options.__doc__ or "").strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        _run(words)
+        sys.stdout.flush()
+    except UserError as error:
+        return _fail(str(error), 2, debug)
+    except NonFiniteLoss as error:
+        return _fail(str(error), 1, debug)
+    except KeyboardInterrupt:
+        return _fail(_interrupted(words), 130, debug)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # help was printed
+        return int(stop.code or 0)
+    return 0
+
+
+def _fail(sentence: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    elif speaks() or status == 1:
+        print("eyespot:", " ".join(sentence.split()), file=sys.stderr)
+    return status
+
+
+def speaks() -> bool:
+    """Whether this process prints: under torchrun only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(pages.main_page({verb: c.sentence for verb, c in COMMANDS.items()}))
+        return
+    if words[0] == "--version":
+        from eyespot import __version__
+
+        print(__version__)
+        return
+    verb, *rest = words
+    if verb not in COMMANDS:
+        raise unknown("command", verb, COMMANDS)
+    command = COMMANDS[verb]
+    if {"-h", "--help"} & set(rest):
+        _method_help(verb, rest)
+    command.action(arguments.read(verb, command.options, command.switches, rest, command.sentence))
+
+
+def _method_help(verb: str, words: Sequence[str]) -> None:
+    """`eyespot pretrain simclr --help` shows the method above the options."""
+    if verb in ("pretrain", "adapt") and words and not words[0].startswith("-"):
+        from eyespot.methods import catalog
+
+        kind = "adapt" if verb == "adapt" else "method"
+        print(pages.method_page(catalog.find(words[0], kind)), end="\n\n")
+
+
+def _interrupted(words: Sequence[str]) -> str:
+    """How to go on after Ctrl-C."""
+    if not words or words[0] not in ("pretrain", "adapt"):
+        return "Interrupted."
+    given = arguments.read(words[0], COMMANDS[words[0]].options, (), words[1:], "")
+    if not (Path(given.get("out", "")) / "checkpoint.pt").exists():
+        return "Interrupted before the first checkpoint; start the same command again."
+    again = [*words, *([] if "--resume" in words else ["--resume"])]
+    return f"Interrupted; go on with: eyespot {shlex.join(again)}"
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+def _pretrain(given: dict[str, Any]) -> None:
+    _train("method", build(options.PretrainOptions, **given).given)
+
+
+def _adapt(given: dict[str, Any]) -> None:
+    _train("adapt", build(options.AdaptOptions, **given).given)
+
+
+def _train(kind: str, given: dict[str, Any]) -> None:
+    from eyespot.methods import catalog
+
+    entry = catalog.find(given["method"], kind)  # before torch is imported: a wrong name is told at once
+    options.settings(given.get("set_", ()), entry.fields, entry.name)
+    from eyespot.train import pretrain as train
+
+    function = train.adapt if kind == "adapt" else train.pretrain
+    if not speaks():
+        function(**given)
+        return
+    with Progress() as progress:
+        run = function(**given, listener=progress)
+    _summary(run, given["data"])
+
+
+def _summary(run: Any, data: Any) -> None:
+    bad = run.path / "bad_files.txt"
+    count = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
+    out = pages.console()
+    out.print(pages.verdict(run.verdict))
+    out.print(pages.next_commands(run.path, data, count), soft_wrap=True, markup=False)
+
+
+def _evaluate(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    given = build(options.EvaluateOptions, **given).given
+    from eyespot.evaluate.evaluate import evaluate
+
+    result = evaluate(**given)
+    if speaks():
+        _show_evaluation(result, as_json)
+
+
+def _show_evaluation(result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        pages.console().print(pages.evaluation([result]))
+
+
+def _embed(given: dict[str, Any]) -> None:
+    given = build(options.EmbedOptions, **given).given
+    from eyespot.evaluate.embed import embed
+
+    written = embed(**given)
+    if speaks():
+        print(f"embeddings written to {written}")
+
+
+def _methods(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    name = build(options.MethodsOptions, **given).name
+    from eyespot.methods import catalog
+
+    if name is None:
+        found = list(catalog.entries().values())
+        if as_json:
+            print(json.dumps([e.json() for e in found], ensure_ascii=False, indent=1))
+        else:
+            pages.console().print(pages.method_list(found))
+        return
+    entry = catalog.find(name)
+    text = json.dumps([entry.json_in_full()], ensure_ascii=False, indent=1) if as_json else pages.method_page(entry)
+    print(text)
+
+
+def _demo(given: dict[str, Any]) -> None:
+    chosen = build(options.DemoOptions, **given)
+    from eyespot.demo import demo
+
+    with Progress() as progress:
+        result = demo(chosen, listener=progress)
+    out = pages.console()
+    out.print(pages.evaluation(result.evaluations))
+    out.print(pages.verdict(result.run.verdict))
+    out.print(f"run      {result.run.path}\npicture  {result.picture}", soft_wrap=True, markup=False)
+
+
+COMMANDS = {
+    "pretrain": Command(options.PretrainOptions, _pretrain),
+    "adapt": Command(options.AdaptOptions, _adapt),
+    "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
+    "embed": Command(options.EmbedOptions, _embed),
+    "methods": Command(options.MethodsOptions, _methods, (JSON,)),
+    "demo": Command(options.DemoOptions, _demo),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

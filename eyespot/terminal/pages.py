@@ -1,0 +1,147 @@
+"""Tables and pages of the command line, as text for a terminal or a pipe."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eyespot.methods.catalog import Entry
+from eyespot.terminal.progress import COLOURS, duration
+
+WIDE = 10_000
+
+
+def console() -> Console:
+    """Standard output; in a pipe lines are not wrapped."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def main_page(verbs: Mapping[str, str]) -> str:
+    """The page of `eyespot --help`."""
+    width = max(len(v) for v in verbs)
+    rows = "\n".join(f"  {verb:<{width}}  {sentence}" for verb, sentence in verbs.items())
+    return (
+        "usage: eyespot COMMAND ...\n\n"
+        "Learn to see without labels: from a path to features, in one command.\n\n"
+        f"{rows}\n\n"
+        "  eyespot COMMAND --help            the options of a command\n"
+        "  eyespot pretrain METHOD --help    a method: its paper, arguments and recipe\n"
+        "  --debug                           show the traceback of an error\n"
+        "  --version                         print the version\n"
+    )
+
+
+def method_list(entries: Iterable[Entry]) -> Table:
+    """The table of `eyespot methods`."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("name", "kind", "modality", "golden", "floor beaten", "claim"):
+        table.add_column(head, no_wrap=True)
+    table.add_column("paper")
+    for e in entries:
+        seen = [_evidence(e.evidence.get(key)) for key in ("golden", "floor_beaten", "claim")]
+        table.add_row(e.name, e.kind, e.modality, *seen, Text(e.paper))
+    return table
+
+
+def _evidence(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def method_page(entry: Entry) -> str:
+    """Paper, idea, arguments and recipe of one method."""
+    parts = [entry.paper, textwrap.dedent(entry.doc), f"needs: {', '.join(entry.needs) or '-'}"]
+    if entry.extras:
+        parts[-1] += f"\ninstall: pip install 'eyespot[{','.join(entry.extras)}]'"
+    parts.append(_arguments(entry))
+    parts.append(_recipe(entry))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _arguments(entry: Entry) -> str:
+    if not entry.fields:
+        return ""
+    rows = []
+    for f in entry.fields:
+        rows.append(f"  --set {f.name}={plain(f.default)}  ({f.annotation})")
+        rows.extend(textwrap.wrap(f.sentence, 100, initial_indent="      ", subsequent_indent="      "))
+    return "arguments:\n" + "\n".join(rows)
+
+
+def _recipe(entry: Entry) -> str:
+    if not entry.recipe:
+        return ""
+    shown = {k: v for k, v in entry.recipe.items() if k in entry.own_recipe or k in RECIPE}
+    words = ", ".join(f"{k} {plain(v)}" for k, v in shown.items() if k != "expected")
+    text = textwrap.fill(words, 100, initial_indent="  ", subsequent_indent="  ")
+    expected = entry.recipe.get("expected")
+    return f"recipe:\n{text}" + (f"\n  expected: {expected}" if expected else "")
+
+
+RECIPE = ("optimizer", "lr", "lr_rule", "lr_batch", "weight_decay", "batch_size", "epochs", "backbone", "image_size")
+"""What is shown of every recipe, stated by the method or not."""
+
+
+def plain(value: Any) -> str:
+    """A literal as --set takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(plain(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def verdict(record: Mapping[str, Any]) -> Text:
+    """State, reason and remedy of a run."""
+    state = str(record.get("state", "no verdict"))
+    text = Text(state, style=COLOURS.get(state, ""))
+    text.append(f": {record['reason']}" if record.get("reason") else "", style="default")
+    if record.get("remedy"):
+        text.append(f"\nremedy: {record['remedy']}", style="default")
+    return text
+
+
+def next_commands(run: Path, data: Any, bad: int) -> str:
+    """Where the run is, and what can be done with it."""
+    where, source = shlex.quote(str(run)), shlex.quote(str(data))
+    rows = [
+        f"run      {run}",
+        f"next     eyespot evaluate {where} --data LABELED_FOLDER",
+        f"         eyespot embed {where} --data {source} --out {shlex.quote(str(run / 'embeddings.parquet'))}",
+    ]
+    if bad:
+        rows.insert(1, f"skipped  {bad} unreadable files, listed in {run / 'bad_files.txt'}")
+    return "\n".join(rows)
+
+
+def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
+    """Protocol, features and the random floor beside them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("protocol", "metric", "features", "random floor", "train", "test", "classes", "time"):
+        table.add_column(head, no_wrap=True, justify="left" if head in ("protocol", "metric") else "right")
+    for r in results:
+        floor = r.get("floor") or {}
+        for metric in [m for m in METRICS if m in r] or sorted(floor):
+            table.add_row(
+                f"{r['protocol']} v{r['version']}",
+                metric,
+                _percent(r.get(metric)),
+                _percent(floor.get(metric)),
+                *(f"{r[key]:,}" for key in ("n_train", "n_test", "classes")),
+                duration(r["seconds"]),
+            )
+    return table
+
+
+METRICS = ("top1", "top5")
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.2f} %" if isinstance(value, int | float) else "-"
