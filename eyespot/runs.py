@@ -154,7 +154,7 @@ class Run:
     @property
     def method(self) -> Any:
         """The whole trained method (heads, teacher, classifier), on CPU in eval mode."""
-        from eyespot.train.restore import load_method
+        from eyespot.train.build import load_method
 
         return load_method(self.path).eval()
 

@@ -6,6 +6,7 @@ Read it from top to bottom; `fit` is the whole story.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from eyespot.data.loader import Request
+from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method
 from eyespot.process import all_mean, broadcast_object, rank, world_size
@@ -64,6 +67,7 @@ def fit(
         if plan.steps is None:
             plan = measure_budget(engine, data, me, world)
             engine.plan = plan
+        method.info = dataclasses.replace(method.info, epochs=plan.epochs or method.info.epochs)
         if on_plan is not None:
             on_plan(plan)
         start = restore(engine, folder) if resume and folder is not None else 0
@@ -115,7 +119,7 @@ class Loop:
             self._probe({})
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
-        for where, batch, wait in fetch(data, wheres):
+        for where, batch, wait in fetch(data, wheres, self.engine):
             result = training_step(self.engine, batch, where)
             self.step = where.step + 1
             self.window_wait += wait
@@ -193,22 +197,32 @@ class Loop:
         self.window_side += self.save_cost
 
 
-def fetch(data: Any, wheres: Iterator[Batch]) -> Iterator[tuple[Batch, dict[str, Any], float]]:
+def fetch(data: Any, wheres: Iterator[Batch], engine: Engine) -> Iterator[tuple[Batch, dict[str, Any], float]]:
     """(where, batch, seconds waited for the data) in order."""
     ahead: list[Batch] = []
 
-    def rows() -> Iterator[Any]:
+    def requests() -> Iterator[Request]:
         for where in wheres:
             ahead.append(where)
-            yield where.rows, where.keys
+            yield Request(where.rows, where.keys, _reads(data, engine, where))
 
-    stream = iter(data.stream(rows()))
+    stream = iter(data.stream(requests()))
     while True:
         started = time.perf_counter()
         batch = next(stream, None)
         if batch is None:
             return
         yield ahead.pop(0), batch, time.perf_counter() - started
+
+
+def _reads(data: Any, engine: Engine, where: Batch) -> list[dict[str, Any] | None] | None:
+    """What the method wants decoded of each sample, when it says so."""
+    method, seed = engine.method, engine.plan.seed
+    if getattr(type(method), "read", None) is Method.read:
+        return None
+    draws = Draws(seed, where.epoch, where.step, where.keys)
+    samples = enumerate(where.rows.tolist())
+    return [method.read({"index": i, "source": data.source}, draws.rows(k, k + 1)) for k, i in samples]
 
 
 def restore(engine: Engine, folder: RunFolder) -> int:
@@ -243,7 +257,7 @@ def measure_budget(engine: Engine, data: Any, me: int, world: int) -> Plan:
     engine.plan = plan.with_steps(1_000_000)
     wheres = schedule_batches(method, len(data), engine.plan, 0, MEASURED, me, world)
     seconds, started = [], time.perf_counter()
-    for where, batch, wait in fetch(data, wheres):
+    for where, batch, wait in fetch(data, wheres, engine):
         result = training_step(engine, batch, where)
         seconds.append(wait + result.compute_seconds)
         if len(seconds) >= 2 and time.perf_counter() - started > 0.05 * 60 * plan.minutes:

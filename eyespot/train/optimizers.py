@@ -51,7 +51,8 @@ def build_optimizer(method: Method, recipe: Recipe, lr: float) -> torch.optim.Op
     if name == "lars":
         from timm.optim import Lars  # type: ignore[attr-defined]
 
-        return Lars(groups, lr=lr, momentum=recipe.momentum, trust_coeff=recipe.trust, nesterov=recipe.nesterov)
+        options: Any = {"momentum": recipe.momentum, "trust_coeff": recipe.trust, "nesterov": recipe.nesterov}
+        return Lars(groups, lr=lr, **options)
     raise unknown("optimizer", recipe.optimizer, OPTIMIZERS)
 
 

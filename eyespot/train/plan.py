@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from eyespot.data.loader import occurrence_keys
 from eyespot.draws import Draws, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.methods.method import Method, Recipe
-
-REPEAT = 1 << 40  # a sample that occurs twice in a global batch draws under another key
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,6 @@ class Batch:
     keys: np.ndarray
 
 
-def distinct_keys(rows: np.ndarray) -> np.ndarray:
-    """Keys that tell repeated rows of one global batch apart: row + REPEAT * (how often it came before)."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    first = np.r_[True, ordered[1:] != ordered[:-1]]
-    start = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
-    keys = np.empty_like(rows)
-    keys[order] = ordered + REPEAT * (np.arange(len(rows)) - start)
-    return keys
-
-
 def epoch_rows(method: Method, n: int, epoch: int, batch_size: int, seed: int) -> np.ndarray:
     """The order of one epoch: int64 [steps, batch_size]; the method's own, or a permutation whose tail is dropped."""
     own = method.batches(n, epoch, Draws(seed, epoch, epoch, [0]))
@@ -101,5 +89,5 @@ def schedule_batches(
         whole = rows[(step % plan.steps_per_epoch) % len(rows)]
         shape = (plan.accumulate, world, m)
         mine = whole.reshape(shape)[:, rank].reshape(-1)
-        keys = distinct_keys(whole).reshape(shape)[:, rank].reshape(-1)
+        keys = occurrence_keys(whole).reshape(shape)[:, rank].reshape(-1)
         yield Batch(step, epoch, mine, keys)

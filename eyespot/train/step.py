@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eyespot.data.loader import REPEAT
 from eyespot.draws import Draws, mix
 from eyespot.errors import NonFiniteLoss
 from eyespot.methods.method import Method, total
 from eyespot.process import rank
 from eyespot.train.optimizers import set_rates
-from eyespot.train.plan import REPEAT, Batch, Plan
+from eyespot.train.plan import Batch, Plan
 from eyespot.train.schedules import lr_factor, warmup_steps, weight_decay_at
 
 DTYPES = {

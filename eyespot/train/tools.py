@@ -60,7 +60,7 @@ class RunTools:
         device = torch.device(self.plan.device)
         chunks = np.array_split(np.arange(len(self.data)), max(1, len(self.data) // 256))
         rows = []
-        for batch in self.data.stream((c, c) for c in chunks):
+        for batch in self.data.stream(chunks):
             pictures = clean(batch["image"], self.image_size).to(device)
             rows.append(module(pictures).float().cpu())
         return torch.cat(rows)
@@ -69,6 +69,6 @@ class RunTools:
         """Cluster numbers int64 [N] by scikit-learn's k-means; mini-batches for many rows."""
         from sklearn.cluster import KMeans, MiniBatchKMeans
 
-        make = KMeans if len(x) <= KMEANS_WHOLE else MiniBatchKMeans
-        found = make(n_clusters=min(clusters, len(x)), random_state=seed, n_init=1).fit(x.double().numpy())
-        return torch.from_numpy(found.labels_.astype(np.int64))
+        make: Any = KMeans if len(x) <= KMEANS_WHOLE else MiniBatchKMeans
+        found = make(n_clusters=min(clusters, len(x)), random_state=seed, n_init=1).fit_predict(x.double().numpy())
+        return torch.from_numpy(found.astype(np.int64))

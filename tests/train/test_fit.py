@@ -18,7 +18,7 @@ from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint
 from eyespot.train.fit import fit
 from eyespot.train.optimizers import parameter_groups
-from eyespot.train.plan import Plan, distinct_keys, epoch_rows, schedule_batches
+from eyespot.train.plan import Plan, epoch_rows, schedule_batches
 from eyespot.train.schedules import lr_factor, peak_lr, weight_decay_at
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -181,14 +181,6 @@ def test_every_process_gets_its_part_of_the_same_global_batch(world, accumulate)
         assert np.array_equal(np.stack(seen, 1).reshape(-1), whole)
     tail = list(schedule_batches(Toy(), 43, plan, 4, 11, 0, world))
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(tail, parts[0][4:], strict=True))
-
-
-def test_repeated_rows_draw_under_different_keys():
-    rows = np.array([3, 5, 3, 3, 5, 0])
-    keys = distinct_keys(rows)
-    assert len(set(keys.tolist())) == 6
-    assert np.array_equal(keys % (1 << 40), rows)
-    assert keys[0] == 3 and keys[2] == 3 + (1 << 40)
 
 
 def test_a_wrong_own_order_is_refused():

@@ -22,8 +22,9 @@ class ToyData:
         return len(self.pictures)
 
     def stream(self, batches):
-        for rows, keys in batches:
-            yield {"image": self.pictures[torch.as_tensor(rows)], "index": torch.as_tensor(rows), "key": keys}
+        for request in batches:
+            rows = torch.as_tensor(request.rows)
+            yield {"image": self.pictures[rows], "index": rows, "key": request.keys}
 
 
 class Toy(Method):

@@ -1,0 +1,57 @@
+"""Accuracy of a method that predicts classes (an adapter, the supervised baseline) on held-out pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from eyespot.data.loader import Data
+from eyespot.data.sources import aligned_labels
+from eyespot.errors import UserError
+from eyespot.metrics.classification import topk_accuracy
+from eyespot.views.image import clean
+
+VERSION = 1
+
+
+@torch.no_grad()
+def accuracy(
+    method: Any, data: Data, class_names: Sequence[str], device: torch.device | str = "cpu", batch_size: int = 256
+) -> dict[str, Any]:
+    """Top-1 and top-5 in percent of `method.predict` on the clean pictures of `data`.
+
+    Args:
+        method: has `predict(pixels [B, C, H, W]) -> scores [B, classes]` and `config.image_size`.
+        data: labelled pictures; classes are matched by name.
+        class_names: the classes that the method was trained on, in the order of its scores.
+
+    Raises:
+        UserError: the data has no labels, or classes the method does not know.
+    """
+    labels = aligned_labels(data.source, tuple(class_names)) if data.labels is not None else None
+    if labels is None or (labels < 0).any():
+        strange = sorted(set(data.class_names) - set(class_names))
+        why = f"the class '{strange[0]}' was not trained" if strange else "it has pictures without a label"
+        raise UserError(f"Accuracy cannot be measured on '{data.source.name}': {why}; give labels of the same classes.")
+    started = time.perf_counter()
+    training = method.training
+    method.eval()
+    scores = []
+    for batch in data.stream(np.array_split(np.arange(len(data)), max(1, len(data) // batch_size))):
+        pixels = clean(batch["image"], method.config.image_size).to(device)
+        scores.append(method.predict(pixels).float().cpu())
+    method.train(training)
+    top1, top5 = (topk_accuracy(torch.cat(scores), torch.from_numpy(labels), k) for k in (1, 5))
+    return {
+        "protocol": "classify",
+        "version": VERSION,
+        "top1": top1,
+        "top5": top5,
+        "n_test": len(data),
+        "classes": len(class_names),
+        "seconds": round(time.perf_counter() - started, 3),
+    }

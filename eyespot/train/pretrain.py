@@ -1,0 +1,327 @@
+"""`eyespot.pretrain` and `eyespot.adapt`: from a path to a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from eyespot.data.loader import Data
+from eyespot.data.sources import open_source
+from eyespot.errors import UserError
+from eyespot.methods import catalog
+from eyespot.methods.method import Info, Method
+from eyespot.nets.backbones import Backbone, backbone, save_backbone
+from eyespot.options import AdaptOptions, PretrainOptions, build, pairs
+from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
+from eyespot.runs import Run, RunFolder, read_json, replacing, write_json
+from eyespot.train.build import arguments, build_method, read_prepared
+from eyespot.train.fit import fit, silent
+from eyespot.train.launch import processes, resolve_device
+from eyespot.train.plan import Plan
+from eyespot.train.resolve import Choices, choose, make_plan
+from eyespot.train.tools import RunTools
+from eyespot.train.watch import RunProbe
+
+FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
+
+
+def pretrain(method: str, /, **options: Any) -> Run:
+    """Learn a representation from pictures without labels.
+
+    Args:
+        method: name of a method, see `eyespot methods`.
+        options: the options of `eyespot pretrain`, with their defaults, in `eyespot.options.PretrainOptions`.
+
+    Returns:
+        The run: `.verdict`, `.backbone`, `.metrics`, `.config`, `.path`.
+
+    Raises:
+        UserError: one sentence that names the value and the remedy.
+    """
+    return _run(build(PretrainOptions, method, **options), "method", "eyespot pretrain")
+
+
+def adapt(method: str, run: Any, /, **options: Any) -> Run:
+    """Adapt a trained representation with labels.
+
+    Args:
+        method: name of an adapter, see `eyespot methods`.
+        run: a run (or its folder), or the name of a backbone.
+        options: the options of `eyespot adapt`, in `eyespot.options.AdaptOptions`.
+    """
+    return _run(build(AdaptOptions, method, run, **options), "adapt", "eyespot adapt")
+
+
+def _run(options: PretrainOptions, kind: str, command: str) -> Run:
+    cls = catalog.load(str(options.method), kind)
+    device = resolve_device(options.device)
+    folder = RunFolder(options.out)
+    with processes(device):
+        stored: dict[str, Any] | None = None
+        if is_main():
+            known = folder.start(options.resume)
+            stored = read_json(folder / "config.json") if known and (folder / "config.json").exists() else None
+        barrier()
+        if not is_main() and options.resume and (folder / "config.json").exists():
+            stored = read_json(folder / "config.json")
+        if stored is not None:
+            options = _as_stored(options, stored, command)
+        return Training(cls, options, kind, command, folder, device, stored).run()
+
+
+def _as_stored(options: PretrainOptions, stored: dict[str, Any], command: str) -> PretrainOptions:
+    """The options a run was started with; what is given now must agree."""
+    if stored.get("command") != command or stored.get("method") != catalog.find(str(options.method)).name:
+        raise UserError(
+            f"--out '{options.out}' holds a run of {stored.get('command')} {stored.get('method')}; "
+            "resume with the same command, or choose another --out."
+        )
+    before = dict(stored["options"])
+    for key, value in _plain_options(options).items():
+        if key not in FREE_ON_RESUME and before.get(key) != value:
+            flag = key.rstrip("_").replace("_", "-")
+            raise UserError(
+                f"--{flag} {value} differs from the run in '{options.out}' "
+                f"({before.get(key, 'not given')}); leave it out to resume, or choose another --out."
+            )
+    merged = {k: v for k, v in before.items() if k not in FREE_ON_RESUME}
+    return dataclasses.replace(options, **merged)
+
+
+def _plain_options(options: PretrainOptions) -> dict[str, Any]:
+    """What was given, in the form config.json keeps."""
+    given = dict(options.given)
+    given.pop("listener", None)
+    for key, value in given.items():
+        if key == "set_":
+            given[key] = {k: str(v) for k, v in pairs(value).items()}
+        elif not isinstance(value, int | float | str | bool | list | tuple):
+            given[key] = str(getattr(value, "path", value if isinstance(value, Path) else type(value).__name__))
+        elif isinstance(value, tuple):
+            given[key] = list(value)
+    return given
+
+
+class Training:
+    """One run from options to the files it leaves."""
+
+    def __init__(
+        self,
+        cls: type[Method],
+        options: PretrainOptions,
+        kind: str,
+        command: str,
+        folder: RunFolder,
+        device: torch.device,
+        stored: dict[str, Any] | None,
+    ):
+        self.cls, self.options, self.kind, self.command = cls, options, kind, command
+        self.folder, self.device, self.stored = folder, device, stored
+        self.listener = (options.listener or silent) if is_main() else silent
+        self.name = catalog.find(str(options.method)).name
+
+    def run(self) -> Run:
+        data = self.open_data()
+        choices = choose(self.cls, self.options, data, world_size())
+        method = self.build(data, choices)
+        self.write_config(method, data, choices, None)
+        probe = RunProbe(method, data, choices.image_size, self.device, self.folder) if is_main() else None
+        self.prepare(method, data, choices)
+        plan = make_plan(method, choices, self.options, data, self.device)
+        if self.stored is not None:
+            plan = self.stored_plan(plan, data)
+        if world_size() > 1:
+            synchronise_batch_norm(method)
+        self.announce(choices, plan, data)
+        fit(
+            method,
+            data,
+            plan,
+            self.folder,
+            resume=self.options.resume,
+            listener=self.listener,
+            probe=probe,
+            on_plan=lambda fixed: self.write_config(method, data, choices, fixed),
+        )
+        if is_main():
+            self.finish(method, data, probe)
+        barrier()
+        return Run(self.folder.path)
+
+    def open_data(self) -> Data:
+        o = self.options
+        source = open_source(o.data, split=o.split, image_column=o.image_column, label_column=o.label_column)
+        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad)
+        if "label" in _needed(self.cls) and data.labels is None:
+            raise UserError(
+                f"{self.name} learns from labels but '{source.name}' has none; use class folders, a list with labels "
+                "or a label column."
+            )
+        return data
+
+    def build(self, data: Data, choices: Choices) -> Method:
+        """Backbone and method, from the run's seed whatever was drawn before."""
+        classes = len(data.class_names) if data.labels is not None else 0
+        with torch.random.fork_rng():
+            torch.manual_seed(self.options.seed)
+            net = self.backbone(data, choices)
+            info = Info(
+                samples=len(data),
+                channels=data.channels,
+                classes=classes,
+                class_names=tuple(data.class_names),
+                batch_size=choices.batch_size,
+                epochs=self.options.epochs or float(choices.recipe.epochs),
+                mean=tuple(net.mean.flatten().tolist()),
+                std=tuple(net.std.flatten().tolist()),
+            )
+            o = self.options
+            return build_method(self.name, self.kind, net, o.set_, info, choices.image_size, o.with_)
+
+    def backbone(self, data: Data, choices: Choices) -> Backbone:
+        start = getattr(self.options, "run", None) or self.options.init
+        if start is not None:
+            net = starting_backbone(start, data.channels, choices.image_size)
+            choices.auto["backbone"] = f"{net.name}: from {start}"
+            return net
+        mean = std = None
+        if data.channels != 3:
+            mean, std = (tuple(float(v) for v in value) for value in data.statistics())
+            choices.auto["mean"] = "measured on the data"
+        return backbone(choices.backbone, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+
+    def prepare(self, method: Method, data: Data, choices: Choices) -> None:
+        """The method's work before training, on the main process; read back when it is there already."""
+        if type(method).prepare is Method.prepare:
+            return
+        path = self.folder / "prepared.safetensors"
+        if is_main() and not path.exists():
+            draft = Plan(choices.recipe, 0.0, choices.batch_size, 1, 1, 1.0)
+            draft = dataclasses.replace(draft, seed=self.options.seed, device=str(self.device))
+            tools = RunTools(data, draft, choices.image_size, self.folder, self.listener)
+            with alone(), torch.random.fork_rng():
+                torch.manual_seed(self.options.seed)
+                prepared = method.prepare(data, tools)
+            with replacing(path) as part:
+                save_file({k: v.contiguous() for k, v in prepared.items()}, part)
+        barrier()
+        method.prepared = read_prepared(self.folder.path)
+
+    def stored_plan(self, plan: Plan, data: Data) -> Plan:
+        assert self.stored is not None
+        if self.stored["info"]["samples"] != len(data):
+            raise UserError(
+                f"'{data.source.name}' has {len(data)} pictures now but had {self.stored['info']['samples']} when the "
+                "run was started; resume with the same data, or start a new run in another --out."
+            )
+        if self.stored["plan"] is None:
+            return plan
+        before = Plan.from_json(self.stored["plan"])
+        return dataclasses.replace(plan, steps=before.steps, epochs=before.epochs, precision=before.precision)
+
+    def announce(self, choices: Choices, plan: Plan, data: Data) -> None:
+        budget = f"{plan.minutes:g} minutes" if plan.steps is None else f"{plan.steps} steps"
+        text = (
+            f"{self.name} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
+            f"batch {plan.batch_size}, {budget}, {self.device}"
+        )
+        self.listener({"kind": "note", "text": text, "auto": dict(choices.auto)})
+
+    def write_config(self, method: Method, data: Data, choices: Choices, plan: Plan | None) -> None:
+        """At the start without a plan, so that an interrupted preparation is resumed, then with it."""
+        if plan is not None and plan.minutes is not None:
+            choices.auto["steps"] = f"{plan.steps}: what {plan.minutes:g} minutes allow, by the first steps"
+        if not is_main() or (self.stored is not None and self.stored["plan"] is not None):
+            return
+        host = getattr(method, "host", method)
+        plugin_arguments = {
+            f"{name}.{key}": value
+            for name, plugin in zip(self.options.with_, getattr(method, "plugins", ()), strict=False)
+            for key, value in dataclasses.asdict(plugin.config).items()
+        }
+        config = {
+            "version": 1,
+            "eyespot": _version("eyespot"),
+            "command": self.command,
+            "method": self.name,
+            "kind": self.kind,
+            "plugins": list(self.options.with_),
+            "data": data.source.name,
+            "image_size": choices.image_size,
+            "arguments": arguments(host) | plugin_arguments,
+            "backbone": host.backbone.describe(),
+            "info": dataclasses.asdict(host.info),
+            "plan": None if plan is None else plan.to_json(),
+            "auto": choices.auto,
+            "options": _plain_options(self.options),
+            "environment": _environment(self.device),
+        }
+        write_json(self.folder / "config.json", config)
+
+    def finish(self, method: Method, data: Data, probe: RunProbe | None) -> None:
+        save_backbone(method.backbone.float(), self.folder.path)
+        self.folder.write_bad_files(data.bad)
+        record: dict[str, Any] = {"kind": "done", "run": str(self.folder.path), "bad_files": len(data.bad)}
+        if probe is not None:
+            record["verdict"] = probe.finish(method)
+        test = getattr(self.options, "test_data", None)
+        if test is not None:
+            record |= self.test(method, test, data)
+        self.listener(record)
+
+    def test(self, method: Method, test: Any, data: Data) -> dict[str, Any]:
+        """Accuracy of an adapter on held-out pictures, kept in evaluation.json."""
+        from eyespot.evaluate.classify import accuracy
+
+        held_out = Data(open_source(test), channels=data.channels, workers=self.options.workers)
+        result = accuracy(method, held_out, data.class_names, self.device)
+        write_json(self.folder / "evaluation.json", result)
+        return {"test_top1": result["top1"]}
+
+
+def starting_backbone(start: Any, channels: int, image_size: int) -> Backbone:
+    """The backbone of a run (folder or object), a given one, or a fresh one by name."""
+    if isinstance(start, torch.nn.Module):
+        return backbone(start, channels=channels, image_size=image_size)
+    path = getattr(start, "path", start)
+    if Path(path).exists():
+        net = Run(path).backbone
+        if net.channels != channels:
+            raise UserError(
+                f"'{path}' was trained on {net.channels} channels but the data has {channels}; use --channels."
+            )
+        return net.train()
+    if os.sep in str(path):
+        raise UserError(f"'{path}' does not exist; give the folder of a run, or the name of a backbone.")
+    return backbone(str(path), channels=channels, image_size=image_size)
+
+
+def _needed(cls: type[Method]) -> tuple[str, ...]:
+    return (cls.needs,) if isinstance(cls.needs, str) else tuple(cls.needs)
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return "unknown"
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    packages = {p: _version(p) for p in ("torch", "torchvision", "timm", "numpy", "pillow")}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "command": " ".join(sys.argv[1:]),
+    }
