@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ class Backbone(nn.Module):
                 f"The pictures have {x.shape[1]} channels but the backbone {self.name} takes {self.channels}; "
                 f"build it with channels={x.shape[1]}."
             )
-        return (x - self.mean) / self.std
+        if not x.is_floating_point():
+            raise UserError(f"The pixels are {x.dtype}; a backbone takes floating point numbers in [0, 1].")
+        return ((x - self.mean) / self.std).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features [B, D] of pixels [B, C, H, W] in [0, 1]."""
@@ -115,23 +118,36 @@ class Backbone(nn.Module):
             "options": self.options,
         }
 
-    @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
         """Width of the features and stride of the map, by one forward pass in evaluation mode."""
-        modes = [(m, m.training) for m in self.modules()]
-        self.eval()
         like = next((p for p in self.net.parameters()), self.mean)
-        pixels = torch.zeros(1, self.channels, self.image_size, self.image_size, dtype=like.dtype, device=like.device)
+        self.to(like.device)
+        side = self.image_size
+        pixels = torch.zeros(1, self.channels, side, side, dtype=like.dtype, device=like.device)
         try:
-            self.to(like.device)
-            features = self.features(pixels)
-        finally:
-            for module, mode in modes:
-                module.training = mode
-        width = self.pool(features).shape[1]
-        if features.dim() == 2:
-            return width, 0
-        return width, round(self.image_size / self.feature_map(features, tuple(pixels.shape[2:])).shape[-1])
+            with torch.no_grad(), evaluating(self):
+                features = self.features(pixels)
+                width = self.pool(features).shape[1]
+                mapped = None if features.dim() == 2 else self.feature_map(features, (side, side))
+        except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"The backbone {self.name} does not take {self.channels} x {side} x {side} pixels ({reason}); choose "
+                "another image_size or backbone."
+            ) from error
+        return width, 0 if mapped is None else round(side / mapped.shape[-1])
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, afterwards every submodule in the mode it had."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _statistics(key: str, value: Sequence[float] | None, channels: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""The library's own small nets, sized for two processor cores at 32 px.
+"""The library's own nets; the small ones are sized for two processor cores at 32 px.
 
     resnet8     3 stages of one basic block, widths 32 / 64 / 128, stride-2 stem: a 4 x 4 map at 32 px
     resnet14    the same with two blocks a stage
     vit_nano    dim 64, depth 3, 2 heads
     vit_micro   dim 128, depth 4, 4 heads
     vit_mini    dim 192, depth 8, 3 heads
+    vit_tiny, vit_small, vit_base      the usual 192 / 384 / 768 wide nets of 12 blocks, but for any picture size
 
 The transformers take patches of 4 pixels up to 64 px, 8 up to 128 px, else 16, and carry the frozen sine-cosine
 positions and the initialisation of MAE (`positions="learned"` for learned ones).
@@ -122,6 +123,9 @@ NETS: dict[str, dict[str, Any]] = {
     "vit_nano": {"dim": 64, "depth": 3, "heads": 2},
     "vit_micro": {"dim": 128, "depth": 4, "heads": 4},
     "vit_mini": {"dim": 192, "depth": 8, "heads": 3},
+    "vit_tiny": {"dim": 192, "depth": 12, "heads": 3},
+    "vit_small": {"dim": 384, "depth": 12, "heads": 6},
+    "vit_base": {"dim": 768, "depth": 12, "heads": 12},
 }
 
 

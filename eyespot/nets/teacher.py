@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 import torch
+from timm.layers.drop import DropPath
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from eyespot.errors import UserError
 
@@ -21,7 +23,8 @@ class Teacher(nn.Module):
     """A copy of `student` that no gradient reaches and `update` moves towards the student.
 
     Only parameters are averaged. Buffers are its own: batch norm runs in train mode on the teacher's own passes, so
-    statistics of a batch norm come from the views that the teacher sees. All of it is part of the state.
+    its statistics come from the views that the teacher sees. Dropout and drop-path are off in the copy: what the student
+    is compared with is not noisy. All of it is part of the state.
 
     Args:
         student: one module, or several to be called by name: `Teacher(nn.ModuleDict({"backbone": b, "head": h}))`.
@@ -31,6 +34,11 @@ class Teacher(nn.Module):
         super().__init__()
         self.module: Any = copy.deepcopy(student)
         self.module.requires_grad_(False)
+        for part in self.module.modules():
+            if isinstance(part, _DropoutNd):
+                part.p = 0.0
+            elif isinstance(part, DropPath):
+                part.drop_prob = 0.0
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the copy gives, without gradient."""
@@ -47,6 +55,6 @@ class Teacher(nn.Module):
         if mine.keys() != theirs.keys():
             odd = sorted(mine.keys() ^ theirs.keys())
             raise UserError(f"Teacher and student differ in {odd[0]}; pass the module that the teacher was made of.")
-        torch._foreach_lerp_(
-            list(mine.values()), [p.detach().to(mine[n].dtype) for n, p in theirs.items()], 1.0 - momentum
-        )
+        values = [p.detach().to(mine[n].dtype) for n, p in theirs.items()]
+        targets = [mine[n] for n in theirs]
+        torch._foreach_lerp_(targets, values, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]

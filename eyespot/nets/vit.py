@@ -192,7 +192,8 @@ class ViTBackbone(Backbone):
         return self.net.fc_norm(features[:, self.prefix :].mean(1))
 
     def feature_map(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        cells = features[:, self.prefix :].transpose(1, 2)
+        # nets that norm after pooling norm here each place; Identity in all others
+        cells = self.net.fc_norm(features[:, self.prefix :]).transpose(1, 2)
         return cells.unflatten(2, (size[0] // self.patch, size[1] // self.patch))
 
 

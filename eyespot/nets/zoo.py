@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from eyespot.errors import UserError
-from eyespot.nets.backbones import Backbone
+from eyespot.nets.backbones import Backbone, evaluating
 from eyespot.nets.vit import ViTBackbone
 
 SMALL = 64
@@ -83,16 +83,12 @@ class TimmBackbone(Backbone):
 
     def _freeze_unused(self) -> None:
         """No gradient for layers after the map: unused parameters would end a distributed run."""
-        modes = [(m, m.training) for m in self.modules()]
-        self.eval()
         pixels = torch.zeros(1, self.channels, self.image_size, self.image_size)
-        total = self(pixels).sum()
         parameters = [p for p in self.net.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(total, parameters, allow_unused=True)
+        with evaluating(self):
+            grads = torch.autograd.grad(self(pixels).sum(), parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.requires_grad_(grad is not None)
-        for module, mode in modes:
-            module.training = mode
 
 
 def build_timm(name: str, pretrained: bool, options: dict[str, Any], common: dict[str, Any]) -> Backbone:
@@ -223,7 +219,7 @@ def build_torchvision(name: str, pretrained: bool, options: dict[str, Any], comm
         _set_channels(net, common["channels"], pretrained)
     options.update(_resolve_stem(net, small_stem, pretrained, common, name))
     if isinstance(net, torchvision.models.VisionTransformer):
-        net.heads = nn.Identity()
+        net.heads = nn.Sequential()
         return TorchvisionViT(net, name=name, options=options, **common)
     return Backbone(trunk(net), name=name, options=options, **common)
 
