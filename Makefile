@@ -1,0 +1,45 @@
+# make demo    pre-train on pictures for three minutes, evaluate, and show the result
+# make test    run the tests
+# make lint    style, format and types
+# make docs    build the documentation into site/
+#
+# Each makes its environment first: PYTHON (3.11 or newer) makes .venv, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: demo test lint docs env clean
+.DEFAULT_GOAL := demo
+
+# make demo DATA=photos/ runs on an own folder; class folders in it are labels
+demo: $(STAMP)
+	@$(BIN)/eyespot demo $(if $(DATA),--data '$(DATA)') $(if $(TEST_DATA),--test-data '$(TEST_DATA)') $(DEMO)
+
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(TESTS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing eyespot and what it needs into $(VENV) (PyTorch is large: some minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+clean:
+	@rm -rf site build .pytest_cache .ruff_cache .hypothesis
