@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 from torchvision.ops import roi_align
 
+from eyespot.losses.precision import full_precision
 
+
+@full_precision
 def score_map(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine of every pixel with every prototype: [B, D, H, W] and [K, D] -> [B, K, H, W] in [-1, 1]."""
     return torch.einsum("kd,bdhw->bkhw", normalize(prototypes, dim=1), normalize(features, dim=1))
 
 
+@full_precision
 def pool_slots(features: Tensor, scores: Tensor, temperature: float = 0.07, eps: float = 1e-6) -> Tensor:
     """Attentive pooling of a map by its soft assignment to the prototypes (eq. 3): slots [B, K, D].
 
@@ -29,6 +33,7 @@ def pool_slots(features: Tensor, scores: Tensor, temperature: float = 0.07, eps:
     return torch.einsum("bkn,bdn->bkd", weights, features.flatten(2))
 
 
+@full_precision
 def undo_view(maps: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     """Inverse augmentation: the part of each map inside its overlap box, back at H x W and un-mirrored.
 
@@ -49,6 +54,7 @@ def undo_view(maps: Tensor, box: Tensor, flip: Tensor) -> Tensor:
     return torch.where(flip.bool()[:, None, None, None], aligned.flip(-1), aligned)
 
 
+@full_precision
 def group_loss(
     student: Tensor,
     teacher: Tensor,
@@ -73,6 +79,7 @@ def present_slots(scores: Tensor) -> Tensor:
     return count.scatter_add_(1, winners, torch.ones_like(winners)) > 0
 
 
+@full_precision
 def slot_loss(anchors: Tensor, positives: Tensor, keys: Tensor, present: Tensor, temperature: float = 0.2) -> Tensor:
     """InfoNCE between predicted slots and the slots of the teacher (eq. 4), one value an anchor: [A].
 

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize, one_hot
 
 from eyespot.losses.contrastive import log_probability
+from eyespot.losses.precision import full_precision
 
 Reading = Literal["paper", "code"]
 
 
 @torch.no_grad()
+@full_precision
 def hard_pairs(features: Tensor, labels: Tensor, mining: Reading = "paper") -> tuple[Tensor, Tensor]:
     """The hardest partners of every sample by cosine: (hard positive, hard negative), int64 [N] each.
 
@@ -81,6 +83,7 @@ def core_mixtures(
     return stack(features), stack(hot)
 
 
+@full_precision
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
     """Cross entropy with soft labels [N, C], mean over rows: scalar."""
     return -(soft * log_softmax(logits, 1)).sum(1).mean()
@@ -95,6 +98,7 @@ def label_groups(soft: Tensor) -> Tensor:
     return torch.unique((soft.double() * 2**20).round().long(), dim=0, return_inverse=True)[1]
 
 
+@full_precision
 def focal_supervised_contrast(
     z: Tensor, groups: Tensor, temperature: float = 0.07, normalisation: Reading = "paper"
 ) -> Tensor:
