@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
@@ -126,7 +125,7 @@ def barrier() -> None:
 class SyncBatchNorm(_BatchNorm):
     """Batch norm with the statistics of the global batch, on CPU too (torch's own refuses CPU tensors).
 
-    Input [B, C, ...]; equal batches on all processes. Equals `nn.BatchNorm*` on one process.
+    Input [B, C, ...]; processes may hold different numbers of rows, also none. Equals `nn.BatchNorm*` on one process.
     """
 
     act: nn.Module | None = None  # timm's BatchNormAct2d: activation and drop after the norm
@@ -146,13 +145,15 @@ class SyncBatchNorm(_BatchNorm):
     def _global(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        count = x.numel() // x.shape[1] * world_size()
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        mean = all_sum(wide.sum(dims)) / count
+        own = wide.new_full((1,), x.numel() // x.shape[1])  # processes may hold different numbers of rows
+        summed = all_sum(torch.cat([wide.sum(dims), own]))
+        count = summed[-1].detach()
+        mean = summed[:-1] / count
         centred = wide - mean.view(shape)
         var = all_sum(centred.square().sum(dims)) / count
         if self.training and self.track_running_stats:
-            self._track(mean.detach(), var.detach() * (count / max(count - 1, 1)))
+            self._track(mean.detach(), var.detach() * (count / (count - 1).clamp_min(1)))
         y = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)

@@ -187,12 +187,12 @@ class GSimCLR(Method):
         net = DenoisingAutoencoder(settings, self.info)
         tools.fit(net, c.autoencoder_epochs, "autoencoder")
         latents = tools.embed(net.embed, "latents")
-        return {"pseudo_label": tools.kmeans(latents, clusters)}
+        return {"cluster": tools.kmeans(latents, clusters)}
 
     def batches(self, n: int, epoch: int, draws: Draws) -> np.ndarray | None:
-        if "pseudo_label" not in self.prepared:
+        if "cluster" not in self.prepared:
             return None
-        labels, batch = self.prepared["pseudo_label"].cpu().numpy(), self.info.batch_size
+        labels, batch = self.prepared["cluster"].cpu().numpy(), self.info.batch_size
         if self.config.policy == "paper":
             return guided_order(labels)[: n // batch * batch].reshape(-1, batch)
         return balanced_batches(labels, batch, draws.seed, epoch)
