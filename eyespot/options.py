@@ -108,8 +108,8 @@ class DataOptions(Options):
     """Column of a Parquet file that holds the pictures."""
     label_column: str | None = option(None, none="found")
     """Column of a Parquet file that holds the labels."""
-    split: str | None = option(None, none="all")
-    """Split to read where the data has several (train, test, ...)."""
+    split: str | None = option(None, none="the training part where parts are marked, else all")
+    """Part of the data to read (train, test, ...) where parts are marked."""
     channels: int | None = option(None, low=1, none="as the data")
     """Number of channels that pictures are brought to (1 grey, 3 RGB, N as they are)."""
     workers: int | None = option(None, low=0, none="from the cores")
