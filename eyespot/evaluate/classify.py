@@ -12,7 +12,7 @@ import torch
 from eyespot.data.loader import Data
 from eyespot.data.sources import aligned_labels
 from eyespot.errors import UserError
-from eyespot.metrics.classification import topk_accuracy
+from eyespot.metrics.classification import top_k_accuracy
 from eyespot.views.image import clean
 
 VERSION = 1
@@ -45,7 +45,7 @@ def accuracy(
         pixels = clean(batch["image"], method.config.image_size).to(device)
         scores.append(method.predict(pixels).float().cpu())
     method.train(training)
-    top1, top5 = (topk_accuracy(torch.cat(scores), torch.from_numpy(labels), k) for k in (1, 5))
+    top1, top5 = (top_k_accuracy(torch.cat(scores), torch.from_numpy(labels), k) for k in (1, 5))
     return {
         "protocol": "classify",
         "version": VERSION,

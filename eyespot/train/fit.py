@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,14 +89,17 @@ def build_engine(method: Method, plan: Plan, world: int) -> Engine:
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")  # type: ignore[attr-defined]
     model: Any = method
     if world > 1:
-        # buffers are equal by construction: statistics are synchronised, queues and centres gathered
-        model = DistributedDataParallel(
-            method,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        model = distributed(method, device)
     return Engine(method, model, optimizer, scaler, plan)
+
+
+def distributed(method: Method, device: torch.device) -> DistributedDataParallel:
+    """The method in DDP. Buffers are not sent around: they are equal by construction, because statistics are
+    synchronised and queues and centres gathered."""
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # torch < 2.12
+    options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(method, device_ids=[device.index] if device.type == "cuda" else None, **options)
 
 
 class Loop:

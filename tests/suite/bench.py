@@ -1,0 +1,89 @@
+"""Every registered method, small: what the suite and its two-process job build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from eyespot.data.loader import Data
+from eyespot.draws import Draws, bits_numpy
+from eyespot.methods import catalog
+from eyespot.methods.method import Info
+from eyespot.nets.backbones import backbone
+from eyespot.train.build import build_method
+from eyespot.train.plan import Plan, epoch_rows
+from eyespot.train.schedules import peak_lr
+
+SIDE, CLASSES = 16, 4
+SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
+SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16}
+
+
+def names(kind: str | None = None) -> list[str]:
+    """Methods and adapters that read pictures."""
+    fitting = [e for e in catalog.entries().values() if set(e.needs) <= {"image", "label"} and e.kind != "plugin"]
+    return [e.name for e in fitting if kind in (None, e.kind)]
+
+
+class Stripes(torch.utils.data.Dataset):
+    """Pictures whose class is the direction of stripes; colour, contrast and phase say nothing about it."""
+
+    classes = tuple("abcd")
+
+    def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE):
+        draws = Draws(seed, 0, 0, np.arange(n))
+        self.targets = (np.arange(n) % CLASSES).astype(int).tolist()
+        angle = torch.tensor(self.targets) * (torch.pi / CLASSES) + 0.25 * (draws.uniform("angle") - 0.5)
+        y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        along = x * angle.cos()[:, None, None] + y * angle.sin()[:, None, None]
+        wave = torch.sin(along * (1.1 + 0.3 * draws.uniform("freq")[:, None, None]) + 6.3 * draws.uniform("ph")[:, None, None])
+        ground, ink = draws.uniform("ground", 3)[:, :, None, None], draws.uniform("ink", 3)[:, :, None, None]
+        strength = 0.15 + 0.3 * draws.uniform("strength")[:, None, None, None]
+        noise = 0.1 * draws.noise("noise", 3, side, side)
+        picture = ground + strength * (ink - 0.5).sign() * wave[:, None] + noise
+        self.pictures = (picture.clamp(0, 1) * 255).to(torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int):
+        return self.pictures[i], self.targets[i]
+
+
+def stripes(n: int = 64, seed: int = 0) -> Data:
+    from eyespot.data.sources import open_source
+
+    return Data(open_source(Stripes(n, seed)))
+
+
+def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True):
+    """A method with small heads on a small net, from seed 0."""
+    entry = catalog.find(name)
+    torch.manual_seed(0)
+    net = net or ("vit_nano" if name in ("mae",) else "resnet8")
+    # widths of a few tens: the two-process job runs in float64
+    options = {"width": 8} if net == "resnet8" and small else {}
+    body = backbone(net, image_size=SIDE, **options)
+    info = Info(samples=len(data), classes=CLASSES, class_names=Stripes.classes, batch_size=batch, epochs=epochs)
+    fields = [f for f in entry.fields if f.name in SMALL and "tuple" not in f.annotation]
+    given = {f.name: SMALL[f.name] for f in fields} if small else {}
+    method = build_method(name, entry.kind, body, given, info, SIDE)
+    method.prepared = prepared(name, data)
+    return method
+
+
+def prepared(name: str, data: Data) -> dict[str, torch.Tensor]:
+    """Stands for a preparation stage that has its own test: pseudo labels that depend on the sample alone."""
+    if name != "g_simclr":
+        return {}
+    cluster = bits_numpy(0, "cluster", 0, np.arange(len(data)), 1)[:, 0] % np.uint64(8)
+    return {"cluster": torch.from_numpy(cluster.astype(np.int64))}
+
+
+def plan_of(method, data: Data, batch: int = 8, steps: int = 20, **changes) -> Plan:
+    recipe = replace(method.recipe, warmup_epochs=1)
+    per_epoch = len(epoch_rows(method, len(data), 0, batch, 0))
+    lr = peak_lr(recipe, batch)
+    return replace(Plan(recipe, lr, batch, per_epoch, steps, steps / per_epoch, log_every=5), **changes)
