@@ -1,0 +1,239 @@
+"""Parquet files as the Hugging Face hub exports a data set: encoded pictures in a column, with an optional label.
+
+The picture column holds bytes, or a struct {bytes, path}. Small columns are read at once. The pictures stay encoded:
+in memory when they are few, else copied once, uncompressed, into a file that is mapped into memory, because a row
+inside a Parquet file cannot be reached without decoding the hundreds of rows around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eyespot.data.decode import BadFile
+from eyespot.data.memory import cache_budget
+from eyespot.data.sources import EncodedSource, numbered
+from eyespot.errors import UserError, nearest
+
+LABELS = ("label", "labels", "fine_label", "class", "class_name", "category", "target")
+"""Names of columns that are taken for labels, the first that exists."""
+
+
+class ParquetSource(EncodedSource):
+    """The rows of one or more Parquet files.
+
+    Args:
+        files: the files, all with the same columns.
+        split: keep rows whose column `split` has this value; None or "all" keeps every row.
+        image_column, label_column: None finds them.
+        memory: most bytes of encoded pictures held in memory; more are mapped from a file in `$EYESPOT_CACHE`
+            (else ~/.cache/eyespot).
+    """
+
+    def __init__(
+        self,
+        files: list[Path],
+        *,
+        split: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        name: str = "",
+        memory: int | None = None,
+    ):
+        self.files = files
+        self.name = name or str(files[0]) + (f":{split}" if split else "")
+        self.memory = cache_budget() if memory is None else memory
+        opened = [_open(f) for f in files]
+        schema = opened[0].schema_arrow
+        features = _features(schema)
+        self.column = _image_column(files[0], schema, features, image_column)
+        label = _label_column(files[0], schema, label_column)
+        for file, parquet in zip(files, opened, strict=True):
+            _need(file, parquet.schema_arrow, [self.column, *([label] if label else [])])
+        self._ends = np.cumsum([parquet.metadata.num_rows for parquet in opened])
+        self.rows = self._chosen(opened, split)
+        self._labels(opened, label, features)
+        self._chunks: list[Any] | None = None
+        self._starts = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def path(self, i: int) -> str:
+        row = int(self.rows[i])
+        file = int(np.searchsorted(self._ends, row, side="right"))
+        return f"{self.files[file]}#{row - (int(self._ends[file - 1]) if file else 0)}"
+
+    def raw(self, i: int) -> bytes | Path:
+        self.prepare()
+        assert self._chunks is not None
+        row = int(self.rows[i])
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        value = self._chunks[chunk][row - int(self._starts[chunk])].as_py()
+        if isinstance(value, dict):
+            value = value.get("bytes") or self._beside(value.get("path"))
+        if not value:
+            raise BadFile(self.path(i), "the row holds no picture")
+        return value
+
+    def _beside(self, path: str | None) -> Path | None:
+        """A picture that is only named in its row: a file beside the Parquet file."""
+        file = self.files[0].parent / path if path else None
+        return file if file is not None and file.is_file() else None
+
+    def prepare(self) -> None:
+        if self._chunks is None:
+            size = sum(_stored_bytes(_open(f), self.column) for f in self.files)
+            self._chunks = list(self._read()) if size <= self.memory else _mapped(self._spill())
+            lengths = [len(c) for c in self._chunks]
+            self._starts = np.cumsum([0, *lengths[:-1]])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_chunks": None}  # a worker that is not forked opens the files itself
+
+    def _read(self) -> Iterator[Any]:
+        for file in self.files:
+            parquet = _open(file)
+            for group in range(parquet.num_row_groups):
+                yield from parquet.read_row_group(group, columns=[self.column]).column(0).chunks
+
+    def _spill(self) -> Path:
+        """The pictures as an uncompressed Arrow file, written once for these files."""
+        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        key = hashlib.blake2b(json.dumps([stats, self.column]).encode(), digest_size=12).hexdigest()
+        folder = Path(os.environ.get("EYESPOT_CACHE") or Path.home() / ".cache" / "eyespot")
+        target = folder / f"{key}.arrow"
+        if target.exists():
+            return target
+        part = target.with_suffix(f".{os.getpid()}.part")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kind = _open(self.files[0]).schema_arrow.field(self.column).type
+            schema = pa.schema([pa.field("image", kind)])
+            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                for chunk in self._read():
+                    writer.write_batch(pa.record_batch([chunk.cast(kind)], schema=schema))
+            os.replace(part, target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f"Cannot copy the pictures of {self.name} to {folder} ({error}); "
+                "set EYESPOT_CACHE to a folder with room."
+            ) from error
+        return target
+
+    def _chosen(self, opened: list[Any], split: str | None) -> np.ndarray:
+        if split in (None, "all"):
+            return np.arange(int(self._ends[-1]))
+        if "split" not in opened[0].schema_arrow.names:
+            raise UserError(
+                f"There is no split '{split}' in {self.name}, it has no column 'split'; leave the split out."
+            )
+        values = _column(opened, "split")
+        rows = np.array([k for k, value in enumerate(values) if str(value) == split], np.int64)
+        if not len(rows):
+            found = sorted({str(v) for v in values})[:20]
+            raise UserError(f"There is no split '{split}' in {self.name}; {nearest(str(split), found)}")
+        return rows
+
+    def _labels(self, opened: list[Any], label: str | None, features: dict[str, Any]) -> None:
+        if label is None:
+            return
+        known = tuple(str(n) for n in features.get(label, {}).get("names") or ())
+        # numbered over every row, so that the splits of one file agree
+        labels, names = numbered(_column(opened, label), known)
+        if labels is not None and (labels[self.rows] >= 0).any():
+            self.labels, self.class_names = labels[self.rows], names
+
+
+def _open(file: Path) -> Any:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _mapped(file: Path) -> list[Any]:
+    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    return table.column(0).chunks
+
+
+def _column(opened: list[Any], name: str) -> list[Any]:
+    return [value for parquet in opened for value in parquet.read(columns=[name]).column(0).to_pylist()]
+
+
+def _stored_bytes(parquet: Any, column: str) -> int:
+    """Size in memory of a column, nested or not."""
+    total = 0
+    for group in range(parquet.num_row_groups):
+        meta = parquet.metadata.row_group(group)
+        for k in range(meta.num_columns):
+            if meta.column(k).path_in_schema.split(".")[0] == column:
+                total += meta.column(k).total_uncompressed_size
+    return total
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What the Hugging Face library wrote about the columns: {"label": {"_type": "ClassLabel", "names": [...]}}."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return {k: v for k, v in features.items() if isinstance(v, dict)} if isinstance(features, dict) else {}
+
+
+def _is_bytes(kind: Any) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_image(kind: Any) -> bool:
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    return any(kind.field(k).name == "bytes" and _is_bytes(kind.field(k).type) for k in range(kind.num_fields))
+
+
+def _image_column(file: Path, schema: Any, features: dict[str, Any], asked: str | None) -> str:
+    fit = [f.name for f in schema if _is_image(f.type)]
+    if asked is not None:
+        _need(file, schema, [asked])
+        if asked not in fit:
+            raise UserError(f"The column '{asked}' of {file} holds no encoded pictures; {nearest(asked, fit)}")
+        return asked
+    for name in ("image", "img", *(n for n in fit if features.get(n, {}).get("_type") == "Image")):
+        if name in fit:
+            return name
+    pictures = [n for n in fit if "im" in n.lower() or "pic" in n.lower() or "photo" in n.lower()] or fit
+    if len(pictures) == 1 and features.get(pictures[0], {}).get("_type") != "Audio" and "audio" not in pictures[0]:
+        return pictures[0]
+    if not fit:
+        raise UserError(f"{file} has no column of encoded pictures, only {', '.join(schema.names)}.")
+    raise UserError(f"{file} has no column 'image'; name the one with pictures: {', '.join(fit)}.")
+
+
+def _is_label(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(check(kind) for check in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string))
+
+
+def _label_column(file: Path, schema: Any, asked: str | None) -> str | None:
+    if asked is not None:
+        _need(file, schema, [asked])
+        if not _is_label(schema.field(asked).type):
+            raise UserError(f"The column '{asked}' of {file} holds {schema.field(asked).type}, not integers or words.")
+        return asked
+    return next((n for n in LABELS if n in schema.names and _is_label(schema.field(n).type)), None)
+
+
+def _need(file: Path, schema: Any, columns: list[str]) -> None:
+    for column in columns:
+        if column not in schema.names:
+            raise UserError(f"{file} has no column '{column}'; {nearest(column, schema.names)}")
