@@ -36,9 +36,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing eyespot and what it needs into $(VENV) (PyTorch is large: some minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	@echo "installing PyTorch into $(VENV): large, some minutes, once"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip setuptools
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch torchvision
+	@echo "installing eyespot and the rest"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 clean:
