@@ -201,6 +201,8 @@ class EvaluateOptions(DataOptions):
     """Protocol: knn or linear."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
+    pretrained: bool = False
+    """Take the published weights of a named backbone instead of random ones."""
     batch_size: int = option(256, low=1)
     """Pictures embedded at a time."""
     seed: int = option(0, low=0)
@@ -223,6 +225,8 @@ class EmbedOptions(DataOptions):
     """Parquet file that is written."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
+    pretrained: bool = False
+    """Take the published weights of a named backbone instead of random ones."""
     batch_size: int = option(256, low=1)
     """Pictures embedded at a time."""
     device: str = option("auto", word="NAME")

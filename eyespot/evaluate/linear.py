@@ -25,12 +25,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyespot.draws import epoch_permutation
+from eyespot.evaluate.splits import stratified_split
 from eyespot.metrics.classification import top_k_accuracy
 
 NAME = "linear"
@@ -45,20 +44,6 @@ TOLERANCE = 1e-4
 """A fit of the grid ends when no entry of its gradient, in the coordinates above, is larger; the last at a tenth."""
 
 CHUNK = 8192
-
-
-def stratified_split(labels: np.ndarray, share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a larger and a smaller part, sorted; `share` of every class (rounded, at least one of two) is in the
-    smaller one, drawn by (seed, name). A class of one sample stays in the larger part."""
-    order = epoch_permutation(seed, 0, len(labels), name)
-    small = []
-    for value in np.unique(labels):
-        rows = order[labels[order] == value]
-        count = max(1, round(share * len(rows))) if len(rows) > 1 else 0
-        small.append(rows[:count])
-    chosen = np.zeros(len(labels), dtype=bool)
-    chosen[np.concatenate(small)] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from eyespot.evaluate import linear
+from eyespot.evaluate.splits import stratified_split
 
 
 def cloud(n, d=10, classes=4, seed=0, dtype=torch.float64):
@@ -83,9 +84,9 @@ def test_constants_are_frozen():
 
 def test_stratified_split_takes_a_share_of_every_class():
     labels = np.array([0] * 50 + [1] * 10 + [2] * 2 + [3])
-    large, small = linear.stratified_split(labels, 0.2, 0, "x")
+    large, small = stratified_split(labels, 0.2, 0, "x")
     assert sorted([*large, *small]) == list(range(63))
     assert [int((labels[small] == c).sum()) for c in range(4)] == [10, 2, 1, 0]
-    again = linear.stratified_split(labels, 0.2, 0, "x")
-    other = linear.stratified_split(labels, 0.2, 1, "x")
+    again = stratified_split(labels, 0.2, 0, "x")
+    other = stratified_split(labels, 0.2, 1, "x")
     assert np.array_equal(small, again[1]) and not np.array_equal(small, other[1])
