@@ -128,8 +128,11 @@ class SyncBatchNorm(_BatchNorm):
     Input [B, C, ...]; processes may hold different numbers of rows, also none. Equals `nn.BatchNorm*` on one process.
     """
 
-    act: nn.Module | None = None  # timm's BatchNormAct2d: activation and drop after the norm
-    drop: nn.Module | None = None
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # timm's BatchNormAct2d has an activation and a drop after the norm
+        self.act: nn.Module | None = None
+        self.drop: nn.Module | None = None
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

@@ -1,8 +1,5 @@
 """One process and two give the same gradient and the same weights, for every method."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,38 +7,20 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import names
+from processes import run_processes
 
 JOB = Path(__file__).parent / "two_processes.py"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(out, rank, world, port):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    out.mkdir(exist_ok=True)
-    with open(out / f"{rank}.log", "w") as log:
-        return subprocess.Popen([sys.executable, str(JOB), str(out), *names()], env=env, stdout=log, stderr=log)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Both jobs, all methods: processes are started once, because importing costs more than training."""
     folder = tmp_path_factory.mktemp("processes")
-    port = free_port()
-    jobs = [start(folder / "two", rank, 2, port) for rank in range(2)] + [start(folder / "one", 0, 1, port)]
-    try:
-        codes = [job.wait(timeout=600) for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()
-    logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*/*.log")))
-    assert codes == [0, 0, 0], logs
+    for word, world in (("one", 1), ("two", 2)):
+        (folder / word).mkdir()
+        run_processes(JOB, [str(folder / word), *names()], world, folder)
     return folder
 
 
