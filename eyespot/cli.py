@@ -113,27 +113,34 @@ def _interrupted(words: Sequence[str]) -> str:
 
 # --- the commands ----------------------------------------------------------------------------------------------------
 def _pretrain(given: dict[str, Any]) -> None:
-    _train("method", build(options.PretrainOptions, **given).given)
+    _train("method", options.PretrainOptions, given)
 
 
 def _adapt(given: dict[str, Any]) -> None:
-    _train("adapt", build(options.AdaptOptions, **given).given)
+    _train("adapt", options.AdaptOptions, given)
 
 
-def _train(kind: str, given: dict[str, Any]) -> None:
+def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
     from eyespot.methods import catalog
 
-    entry = catalog.find(given["method"], kind)  # before torch is imported: a wrong name is told at once
+    build(cls, **given)  # before torch is imported: a mistake is told at once
+    entry = catalog.find(given["method"], kind)
     options.settings(given.get("set_", ()), entry.fields, entry.name)
     from eyespot.train import pretrain as train
 
     function = train.adapt if kind == "adapt" else train.pretrain
     if not speaks():
-        function(**given)
+        _call(function, cls, given)
         return
     with Progress() as progress:
-        run = function(**given, listener=progress)
+        run = _call(function, cls, given | {"listener": progress})
     _summary(run, given["data"])
+
+
+def _call(function: Callable[..., Any], cls: type, given: Mapping[str, Any]) -> Any:
+    """The public function with its positional arguments in their places."""
+    places = [f.name for f in options.option_fields(cls) if f.positional and f.name in given]
+    return function(*(given[n] for n in places), **{k: v for k, v in given.items() if k not in places})
 
 
 def _summary(run: Any, data: Any) -> None:
@@ -146,10 +153,12 @@ def _summary(run: Any, data: Any) -> None:
 
 def _evaluate(given: dict[str, Any]) -> None:
     as_json = given.pop("json")
-    given = build(options.EvaluateOptions, **given).given
+    if str(given.get("model", "")).endswith(".parquet"):
+        given.setdefault("data", given["model"])  # saved embeddings hold their labels
+    build(options.EvaluateOptions, **given)
     from eyespot.evaluate.evaluate import evaluate
 
-    result = evaluate(**given)
+    result = _call(evaluate, options.EvaluateOptions, given)
     if speaks():
         _show_evaluation(result, as_json)
 
@@ -162,12 +171,13 @@ def _show_evaluation(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _embed(given: dict[str, Any]) -> None:
-    given = build(options.EmbedOptions, **given).given
+    build(options.EmbedOptions, **given)
     from eyespot.evaluate.embed import embed
 
-    written = embed(**given)
+    done = _call(embed, options.EmbedOptions, given)
     if speaks():
-        print(f"embeddings written to {written}")
+        skipped = f", {done['bad_files']} unreadable pictures skipped" if done["bad_files"] else ""
+        print(f"{done['rows']} vectors of {done['embed_dim']} numbers in {done['out']}{skipped}")
 
 
 def _methods(given: dict[str, Any]) -> None:
