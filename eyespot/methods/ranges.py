@@ -9,6 +9,10 @@ from eyespot.errors import UserError
 POSITIVE = (1e-6, None)
 SHARE = (0.0, 1.0)
 WIDTH = (1, None)
+CROP = (0.001, 1.0)
+JITTER = (0.0, 2.5)  # the hue changes by a fifth of it, at most by half the circle
+VIEW = {"crop_min": CROP, "jitter": JITTER, "grey": SHARE, "blur": SHARE, "flip": SHARE}
+"""Bounds of the arguments of `eyespot.views.recipes`."""
 
 
 def check_ranges(config: Any, **bounds: tuple[float | None, float | None]) -> None:

@@ -216,3 +216,9 @@ def test_gradients_are_finite_with_equal_rows(rng, same):
     (nt_xent(z, z, 0.1) + moco(z, key, queue, 0.1)).backward()
     assert torch.isfinite(z.grad).all()
     assert key.grad is None and queue.grad is None  # targets get no gradient
+
+
+def test_moco_of_the_global_batch_is_the_mean_of_two_halves(rng):
+    q, k, queue = normal(rng, 6, 4), normal(rng, 6, 4), normal(rng, 4, 5)
+    halves = [moco(q[r], k[r], queue) for r in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, moco(q, k, queue))

@@ -20,7 +20,7 @@ from torch import Tensor
 from eyespot.draws import Draws
 from eyespot.losses.correlation import barlow
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
@@ -60,8 +60,7 @@ class BarlowTwins(Method):
 
     def __init__(self, backbone: Backbone, config: BarlowTwinsConfig = BarlowTwinsConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, redundancy=(0, None), scale=POSITIVE, hidden=WIDTH, out=WIDTH)
-        check_ranges(config, crop_min=SHARE, grey=SHARE, blur=SHARE, solarize=SHARE, flip=SHARE)
+        check_ranges(config, redundancy=(0, None), scale=POSITIVE, hidden=WIDTH, out=WIDTH, solarize=SHARE, **VIEW)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
@@ -70,7 +69,7 @@ class BarlowTwins(Method):
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "query" and "key", [B, out] each: the embeddings of view 1 and view 2."""
+        """Embeddings "query" of view 1 and "key" of view 2, [B, out] each."""
         query, key = (self.projector(self.backbone(views[name])) for name in ("view1", "view2"))
         return {"query": query, "key": key}
 

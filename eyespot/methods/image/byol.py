@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from eyespot.draws import Draws
 from eyespot.losses.predictive import byol
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.teacher import Teacher, cosine_momentum
@@ -65,8 +65,7 @@ class BYOL(Method):
 
     def __init__(self, backbone: Backbone, config: BYOLConfig = BYOLConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, momentum=SHARE, momentum_end=SHARE, hidden=WIDTH, out=WIDTH)
-        check_ranges(config, crop_min=SHARE, grey=SHARE, blur=SHARE, solarize=SHARE, flip=SHARE)
+        check_ranges(config, momentum=SHARE, momentum_end=SHARE, hidden=WIDTH, out=WIDTH, solarize=SHARE, **VIEW)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm="batch")
         self.predictor = mlp(config.out, config.hidden, config.out, norm="batch")
         self.teacher = Teacher(self._student())
@@ -80,8 +79,8 @@ class BYOL(Method):
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "query" [2B, out], the predictions from view 1, then from view 2; "key" [2B, out], the copy's embeddings
-        of the view opposite to each, without gradient. Neither is normalised.
+        """Predictions "query" [2B, out] from view 1, then from view 2; targets "key" [2B, out], what the copy makes of
+        the view opposite to each, without gradient. Neither is normalised.
         """
         both = views["view1"], views["view2"]
         predictions = [self.predictor(self.projector(self.backbone(v))) for v in both]

@@ -14,6 +14,7 @@ copy's logits keeps one prototype from taking everything, sharpening them keeps 
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
 from eyespot.nets.teacher import Teacher, cosine_momentum
@@ -93,6 +94,8 @@ class DINO(Method):
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.local_size = config.local_size or _local_size(backbone, config.image_size)
+        if config.local_crops:
+            _try_size(backbone, self.local_size)
         self._means: list[Tensor] = []
 
     def _student(self) -> nn.Module:
@@ -114,7 +117,7 @@ class DINO(Method):
         return {name: view.pixels for name, view in zip(names, made, strict=True)}
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "student" [V, B, P], logits of all views, the large ones first; "teacher" [2, B, P], without gradient."""
+        """Logits "student" [V, B, P] of all views, the large ones first; "teacher" [2, B, P], without gradient."""
         large = [views["view1"], views["view2"]]
         small = [views[name] for name in views if name.startswith("local")]
         student = _logits(self._student(), large)
@@ -162,11 +165,24 @@ def _local_size(backbone: Backbone, image_size: int) -> int:
     return math.ceil(image_size * 3 / 7 / patch) * patch
 
 
+@torch.no_grad()
+def _try_size(backbone: Backbone, size: int) -> None:
+    """Some nets take pictures of one size only: say so now, not at the first step."""
+    pixels = backbone.mean.view(1, -1, 1, 1).expand(1, -1, size, size)
+    try:
+        copy.deepcopy(backbone).eval()(pixels)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The backbone {backbone.name} does not take small views of {size} px ({error}); "
+            "set local_crops=0, or local_size to a size it takes."
+        ) from error
+
+
 def _check(config: DINOConfig) -> None:
     check_ranges(config, temperature=POSITIVE, teacher_temperature=POSITIVE, teacher_temperature_start=POSITIVE)
     check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH, local_crops=(0, None), local_size=WIDTH)
     check_ranges(config, momentum=SHARE, momentum_end=SHARE, centre_momentum=SHARE, teacher_warmup=SHARE)
-    check_ranges(config, crop_min=SHARE, grey=SHARE, blur=SHARE, solarize=SHARE, flip=SHARE)
+    check_ranges(config, solarize=SHARE, **VIEW)
     low, high = config.local_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")

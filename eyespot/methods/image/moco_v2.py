@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import moco
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.queue import Queue
@@ -73,8 +73,7 @@ class MoCoV2(Method):
 
     def __init__(self, backbone: Backbone, config: MoCoV2Config = MoCoV2Config(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, temperature=POSITIVE, queue=WIDTH, momentum=SHARE, hidden=WIDTH, out=WIDTH)
-        check_ranges(config, crop_min=SHARE, grey=SHARE, blur=SHARE, flip=SHARE)
+        check_ranges(config, temperature=POSITIVE, queue=WIDTH, momentum=SHARE, hidden=WIDTH, out=WIDTH, **VIEW)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm=None)
         self.teacher = Teacher(self._student())
         self.queue = Queue(config.out, config.queue)
@@ -88,7 +87,7 @@ class MoCoV2(Method):
         return two_views(batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip))
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "query" [B, out] of view 1, not normalised; "key" [B, out] of view 2, of unit length, without gradient."""
+        """Queries "query" [B, out] of view 1, not normalised; keys "key" [B, out] of view 2, of unit length."""
         query = self.projector(self.backbone(views["view1"]))
         return {"query": query, "key": F.normalize(self.teacher(views["view2"]), dim=1)}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import nt_xent
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
@@ -60,7 +60,7 @@ class SimCLR(Method):
 
     def __init__(self, backbone: Backbone, config: SimCLRConfig = SimCLRConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, temperature=POSITIVE, hidden=WIDTH, out=WIDTH, crop_min=SHARE, grey=SHARE, blur=SHARE)
+        check_ranges(config, temperature=POSITIVE, hidden=WIDTH, out=WIDTH, **VIEW)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class SimCLR(Method):
         return two_views(batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip))
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "query" and "key", [B, out] each: the embeddings of view 1 and view 2, not normalised."""
+        """Embeddings "query" of view 1 and "key" of view 2, [B, out] each, not normalised."""
         z = self.projector(self.backbone(torch.cat([views["view1"], views["view2"]])))
         query, key = z.chunk(2)
         return {"query": query, "key": key}

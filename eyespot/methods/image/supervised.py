@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
-from eyespot.methods.ranges import SHARE, check_ranges
+from eyespot.methods.ranges import CROP, JITTER, SHARE, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.views.image import view
 from eyespot.views.recipes import symmetric
@@ -45,7 +45,7 @@ class Supervised(Method):
 
     def __init__(self, backbone: Backbone, config: SupervisedConfig = SupervisedConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, smoothing=SHARE, crop_min=SHARE, flip=SHARE)
+        check_ranges(config, smoothing=SHARE, crop_min=CROP, jitter=JITTER, flip=SHARE)
         if self.info.classes < 1:
             raise UserError("supervised needs labels and the data has none; put the pictures into one folder a class.")
         self.classifier = nn.Linear(backbone.embed_dim, self.info.classes)
@@ -56,7 +56,7 @@ class Supervised(Method):
         return {"view": view(batch["image"], draws.scope("view1"), spec).pixels, "label": batch["label"]}
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
-        """ "logits" [B, classes] and "label" [B]."""
+        """Class scores "logits" [B, classes] and "label" [B]."""
         return {"logits": self.predict(views["view"]), "label": views["label"]}
 
     def loss(self, encoded: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
