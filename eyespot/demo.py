@@ -12,11 +12,6 @@ from eyespot.data.sources import open_source
 from eyespot.options import DemoOptions
 from eyespot.runs import Run
 
-TRAIN, TEST = 6000, 1500
-"""Number of rendered scenes."""
-SIDE = 48
-"""Their side in pixels: larger than the view, so that crops are as sharp as the picture."""
-
 
 @dataclass
 class Demo:
@@ -55,13 +50,13 @@ def demo(options: DemoOptions, listener: Callable[[Mapping[str, Any]], None]) ->
 
 
 def scenes(folder: Path, seed: int, listener: Callable[[Mapping[str, Any]], None]) -> tuple[Path, Path]:
-    """The rendered scenes as class folders of PNG files, made when missing: (train, test)."""
-    from eyespot.data.scenes import write_scenes
+    """The rendered scenes as class folders of PNG files, made where they are not all there: (train, test)."""
+    from eyespot.data.scenes import SPLITS, write_scenes
 
-    for split, count in (("train", TRAIN), ("test", TEST)):
-        if not (folder / split).exists():
+    for split, count in SPLITS.items():
+        if sum(1 for _ in (folder / split).glob("*/*.png")) < count:
             listener({"kind": "note", "text": f"rendering {count} scenes into {folder / split}"})
-            write_scenes(folder / split, count, seed=seed, size=SIDE, split=split)
+            write_scenes(folder, seed=seed, split=split)
     return folder / "train", folder / "test"
 
 
