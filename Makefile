@@ -1,7 +1,8 @@
-# make demo    pre-train on pictures for three minutes, evaluate, and show the result
-# make test    run the tests
-# make lint    style, format and types
-# make docs    build the documentation into site/
+# make demo        pre-train on pictures for three minutes, evaluate, and show the result
+# make test        run the tests
+# make lint        style, format and types
+# make docs        build the documentation into site/
+# make evidence    record which methods agree with their recorded numbers
 #
 # Each makes its environment first: PYTHON (3.11 or newer) makes .venv, once.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test lint docs env clean
+.PHONY: demo test lint docs evidence env clean
 .DEFAULT_GOAL := demo
 
 # make demo DATA=photos/ runs on an own folder; class folders in it are labels
@@ -29,6 +30,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
+
+# which methods agree with their recorded numbers: writes eyespot/methods/evidence.json
+evidence: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m golden --record-evidence
 
 env: $(STAMP)
 

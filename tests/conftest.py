@@ -46,6 +46,78 @@ def read_golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))["params"]
 
 
+# --- evidence: which methods' recorded numbers were reproduced ------------------------------------------------------
+EVIDENCE = ROOT / "eyespot" / "methods" / "evidence.json"
+SHARED_NUMBERS = {
+    "simclr": ("joint_embedding_bases__losses", "loss_simclr"),
+    "moco_v2": ("joint_embedding_bases__losses", "loss_moco"),
+    "byol": ("joint_embedding_bases__losses", "loss_byol_one_direction"),
+    "barlow_twins": ("joint_embedding_bases__losses", "loss_barlow"),
+    "dino": ("joint_embedding_bases__losses", "loss_dino"),
+    "mae": ("masked_bases__losses", "mae_loss"),
+}
+"""The array that is a method's in a set of several methods; other sets carry their method's name: METHOD__WHAT."""
+Numbers = set[tuple[str, str]]
+read_by_test = pytest.StashKey[Numbers]()
+agreed, failed = pytest.StashKey[Numbers](), pytest.StashKey[Numbers]()
+
+
+class Watched(dict):
+    """Recorded arrays that note which of them a test reads."""
+
+    def __init__(self, name: str, arrays: dict[str, np.ndarray], read: Numbers):
+        super().__init__(arrays)
+        self.name, self.read = name, read
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        self.read.add((self.name, key))
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "write to eyespot/methods/evidence.json which methods agree with their recorded numbers (with -m golden)"
+    parser.addoption("--record-evidence", action="store_true", help=text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if call.when == "call" and read_by_test in item.stash:
+        outcome = item.config.stash.setdefault(agreed if report.passed else failed, set())
+        outcome |= item.stash[read_by_test]
+    return report
+
+
+def numbers_of(method: str) -> Numbers:
+    """All recorded arrays that are a method's."""
+    found = {SHARED_NUMBERS[method]} if method in SHARED_NUMBERS else set()
+    for path in golden_folder().glob(f"{method}__*.npz"):
+        found |= {(path.stem, key) for key in read_golden(path.stem)[0]}
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A method agrees when tests that passed have read every array of it, and no test that read one failed."""
+    if not session.config.getoption("--record-evidence"):
+        return
+    from eyespot.methods import catalog
+
+    recorded = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+    good, bad = (session.config.stash.get(key, set()) for key in (agreed, failed))
+    for method in catalog.entries():
+        if numbers := numbers_of(method):
+            recorded.setdefault(method, {})["golden"] = numbers <= good and not numbers & bad
+            for name, key in sorted(numbers - good):
+                print(f"\n{method}: no test that passed has read '{key}' of {name}", end="")
+    EVIDENCE.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def find_shared_data(name: str) -> Path:
     """The folder of a real data set: below `$EYESPOT_DATA`, else ../shared/data beside the repository."""
     root = Path(os.environ.get("EYESPOT_DATA") or ROOT.parent / "shared" / "data")
@@ -55,8 +127,14 @@ def find_shared_data(name: str) -> Path:
 
 
 @pytest.fixture
-def golden() -> Callable[[str], tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    return read_golden
+def golden(request: pytest.FixtureRequest) -> Callable[[str], tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    read = request.node.stash.setdefault(read_by_test, set())
+
+    def watched(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, params = read_golden(name)
+        return Watched(name, arrays, read), params
+
+    return watched
 
 
 @pytest.fixture
