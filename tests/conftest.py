@@ -73,9 +73,6 @@ class Watched(dict):
         self.read.add((self.name, key))
         return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
-
     def items(self) -> Any:
         return [(key, self[key]) for key in self]
 
