@@ -34,6 +34,7 @@ class Features:
         vectors: float32 [N, D] of each network, on CPU.
         labels: int64 [N] into `class_names`, -1 where a sample has none; None when no sample has a label.
         paths: what each sample is called.
+        index: int64 [N], number of each sample in its data; empty for saved features.
     """
 
     vectors: list[Tensor]
@@ -43,6 +44,7 @@ class Features:
     name: str = ""
     bad: int = 0
     """Samples that could not be read and were left out."""
+    index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.vectors[0])
@@ -57,6 +59,7 @@ class Features:
             [self.paths[i] for i in rows] if self.paths else [],
             self.name,
             self.bad,
+            self.index[rows] if len(self.index) else self.index,
         )
 
 
@@ -112,6 +115,7 @@ def extract_many(
         [data.source.path(i) for i in where.tolist()],
         data.source.name,
         (len(data) if rows is None else len(rows)) - len(where),
+        where,
     )
 
 
