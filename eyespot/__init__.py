@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
     from eyespot.methods.catalog import methods as methods
