@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -27,9 +27,16 @@ from eyespot.train.plan import Batch, Plan, schedule_batches
 from eyespot.train.step import DTYPES, Engine, training_step
 
 Listener = Callable[[dict[str, Any]], None]
-Probe = Callable[[Method, int, dict[str, float]], "dict[str, Any] | None"]
 
 MEASURED = 12  # steps that fix a budget in minutes; the first third warms up
+
+
+class Probe(Protocol):
+    """What gives the verdict while a run goes on."""
+
+    def record(self, record: dict[str, Any]) -> None: ...
+
+    def __call__(self, method: Method, step: int, steps: int | None) -> dict[str, Any]: ...
 
 
 def silent(record: dict[str, Any]) -> None:
@@ -56,7 +63,7 @@ def fit(
         folder: where checkpoint and metrics go; None keeps nothing.
         resume: continue from the folder's checkpoint when there is one.
         listener: called with a record of every logged step.
-        probe: called on the main process now and then with (method, step, terms); returns the verdict so far.
+        probe: hears every logged record on the main process, and gives the verdict so far now and then.
         on_plan: called once with the plan whose steps are fixed.
 
     Returns:
@@ -120,7 +127,7 @@ class Loop:
         assert plan.steps is not None
         self.step = start
         if self.probe is not None and start < plan.steps:
-            self._probe({})
+            self._probe()
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
         for where, batch, wait in fetch(data, wheres, self.engine):
@@ -129,7 +136,7 @@ class Loop:
             self.window_wait += wait
             self.window_images += len(where.rows) * world
             self.window_steps += 1
-            if self.step % plan.log_every == 0 or self.step == plan.steps:
+            if self.step % plan.log_every == 0 or self.step in (1, plan.steps):
                 self._log(result.terms, result.lr, result.grad_norm)
             self._keep(plan)
         if start < plan.steps and self.folder is not None:
@@ -140,8 +147,6 @@ class Loop:
         assert plan.steps is not None
         values = {name: float(all_mean(value)) for name, value in terms.items()}
         now = time.perf_counter()
-        if self.probe is not None and self._due(now, self.last_probe, 10.0, self.probe_cost):
-            self._probe(values)
         seconds = max(1e-9, now - self.window_start - self.window_side)
         record: dict[str, Any] = {
             "step": self.step,
@@ -157,16 +162,20 @@ class Loop:
             record["grad_norm"] = float(norm)
         if self.folder is not None:
             self.folder.append_metrics(record)
+        if self.probe is not None:
+            self.probe.record(record)
+            if self._due(now, self.last_probe, 10.0, self.probe_cost):
+                self._probe()
         left = (plan.steps - self.step) * seconds / self.window_steps
         shown = {"steps": plan.steps, "epochs": plan.epochs, "seconds_left": round(left, 1), "verdict": self.verdict}
         self.listener({"kind": "step", **record, **shown})
         self.window_start, self.window_wait, self.window_side = time.perf_counter(), 0.0, 0.0
         self.window_images = self.window_steps = 0
 
-    def _probe(self, values: dict[str, float]) -> None:
+    def _probe(self) -> None:
         assert self.probe is not None
         started = time.perf_counter()
-        self.verdict = self.probe(self.engine.method, self.step, values)
+        self.verdict = self.probe(self.engine.method, self.step, self.engine.plan.steps)
         self.last_probe = time.perf_counter()
         self.probe_cost = self.last_probe - started
         self.window_side += self.probe_cost

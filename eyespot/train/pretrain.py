@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 
 from eyespot.data.loader import Data
 from eyespot.data.sources import open_source
-from eyespot.errors import UserError
+from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone, save_backbone
 from eyespot.options import AdaptOptions, PretrainOptions, build, pairs
 from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
 from eyespot.runs import Run, RunFolder, read_json, replacing, write_json
-from eyespot.train.build import arguments, build_method, read_prepared
+from eyespot.train.build import arguments, build_method, read_prepared, rebuild_backbone
 from eyespot.train.fit import fit, silent
 from eyespot.train.launch import processes, resolve_device
 from eyespot.train.plan import Plan
@@ -134,7 +134,7 @@ class Training:
         choices = choose(self.cls, self.options, data, world_size())
         method = self.build(data, choices)
         self.write_config(method, data, choices, None)
-        probe = RunProbe(method, data, choices.image_size, self.device, self.folder) if is_main() else None
+        probe = self.probe(method, data, choices) if is_main() else None
         self.prepare(method, data, choices)
         plan = make_plan(method, choices, self.options, data, self.device)
         if self.stored is not None:
@@ -142,16 +142,21 @@ class Training:
         if world_size() > 1:
             synchronise_batch_norm(method)
         self.announce(choices, plan, data)
-        fit(
-            method,
-            data,
-            plan,
-            self.folder,
-            resume=self.options.resume,
-            listener=self.listener,
-            probe=probe,
-            on_plan=lambda fixed: self.write_config(method, data, choices, fixed),
-        )
+        try:
+            fit(
+                method,
+                data,
+                plan,
+                self.folder,
+                resume=self.options.resume,
+                listener=self.listener,
+                probe=probe,
+                on_plan=lambda fixed: self.write_config(method, data, choices, fixed),
+            )
+        except NonFiniteLoss as error:
+            if probe is not None:
+                probe.failed(str(error).split(";")[0])
+            raise
         if is_main():
             self.finish(method, data, probe)
         barrier()
@@ -188,7 +193,7 @@ class Training:
             return build_method(self.name, self.kind, net, o.set_, info, choices.image_size, o.with_)
 
     def backbone(self, data: Data, choices: Choices) -> Backbone:
-        start = getattr(self.options, "run", None) or self.options.init
+        start = self._start()
         if start is not None:
             net = starting_backbone(start, data.channels, choices.image_size)
             choices.auto["backbone"] = f"{net.name}: from {start}"
@@ -198,6 +203,20 @@ class Training:
             mean, std = (tuple(float(v) for v in value) for value in data.statistics())
             choices.auto["mean"] = "measured on the data"
         return backbone(choices.backbone, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+
+    def probe(self, method: Method, data: Data, choices: Choices) -> RunProbe:
+        """The floor of its numbers is the net with random weights, also when the run starts from trained ones."""
+        host = getattr(method, "host", method)
+        twin = None
+        if self._start() is not None and not host.backbone.name.startswith("module:"):
+            with torch.random.fork_rng():
+                torch.manual_seed(self.options.seed)
+                twin = rebuild_backbone(host.backbone.describe())
+        return RunProbe(method, data, choices.image_size, self.device, self.folder, twin)
+
+    def _start(self) -> Any:
+        run = getattr(self.options, "run", None)
+        return run if run is not None else self.options.init
 
     def prepare(self, method: Method, data: Data, choices: Choices) -> None:
         """The method's work before training, on the main process; read back when it is there already."""

@@ -6,7 +6,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from eyespot.process import SyncBatchNorm, all_mean, alone, gather, global_mean, rank, synchronise_batch_norm, world_size
+from eyespot.process import (
+    SyncBatchNorm,
+    all_mean,
+    alone,
+    gather,
+    global_mean,
+    rank,
+    synchronise_batch_norm,
+    world_size,
+)
 from eyespot.train.launch import processes
 
 torch.set_num_threads(1)

@@ -28,21 +28,25 @@ def names(kind: str | None = None) -> list[str]:
 
 
 class Stripes(torch.utils.data.Dataset):
-    """Pictures whose class is the direction of stripes; colour, contrast and phase say nothing about it."""
+    """Pictures whose class is the pattern (lines across, lines down, a grid of both, rings); brightness, tint, contrast
+    and phase say nothing about it, and views are free to mirror and recolour them."""
 
-    classes = tuple("abcd")
+    classes = ("across", "down", "grid", "rings")
 
     def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE):
         draws = Draws(seed, 0, 0, np.arange(n))
         self.targets = (np.arange(n) % CLASSES).astype(int).tolist()
-        angle = torch.tensor(self.targets) * (torch.pi / CLASSES) + 0.25 * (draws.uniform("angle") - 0.5)
-        y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        along = x * angle.cos()[:, None, None] + y * angle.sin()[:, None, None]
-        wave = torch.sin(along * (1.1 + 0.3 * draws.uniform("freq")[:, None, None]) + 6.3 * draws.uniform("ph")[:, None, None])
-        ground, ink = draws.uniform("ground", 3)[:, :, None, None], draws.uniform("ink", 3)[:, :, None, None]
-        strength = 0.15 + 0.3 * draws.uniform("strength")[:, None, None, None]
-        noise = 0.1 * draws.noise("noise", 3, side, side)
-        picture = ground + strength * (ink - 0.5).sign() * wave[:, None] + noise
+        label = torch.tensor(self.targets)[:, None, None]
+        y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
+        pitch, px, py = (draws.uniform(k)[:, None, None] for k in ("pitch", "x", "y"))
+        pitch = 1.2 + 0.6 * pitch
+        down, across = torch.sin(x * pitch + 6.3 * px), torch.sin(y * pitch + 6.3 * py)
+        rings = torch.sin(((x - side * px) ** 2 + (y - side * py) ** 2).sqrt() * pitch)
+        wave = torch.stack([across, down, across * down, rings])[label[:, 0, 0], torch.arange(n)]
+        ground = 0.5 + 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.2 * (draws.uniform("tint", 3) - 0.5)
+        strength = 0.1 + 0.2 * draws.uniform("strength")[:, None, None, None]
+        noise = 0.1 * (draws.noise("noise", 3, side, side) - 0.5)
+        picture = ground[:, :, None, None] + strength * wave[:, None] + noise
         self.pictures = (picture.clamp(0, 1) * 255).to(torch.uint8)
 
     def __len__(self) -> int:

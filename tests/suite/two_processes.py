@@ -1,6 +1,6 @@
 """The job behind the one = two test: trains every method named and saves the first gradient and the last weights.
 
-    python two_processes.py OUT METHOD...      (started once alone, and once on two gloo processes)
+python two_processes.py OUT METHOD...      (started once alone, and once on two gloo processes)
 """
 
 import sys

@@ -1,0 +1,144 @@
+"""Live measurement of a network in training: the numbers that the verdict rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyespot.draws import epoch_permutation
+from eyespot.evaluate import knn
+from eyespot.metrics.representation import effective_rank, mean_cosine, spread
+from eyespot.nets.backbones import evaluating
+from eyespot.views.image import clean
+
+Numbers = dict[str, float]
+
+
+class LiveProbe:
+    """Measures a network on a fixed small set of clean pictures, without disturbing its training: evaluation mode,
+    no gradients, the mode of every part, batch statistics and random numbers left as they were.
+
+    Args:
+        pixels: [n, C, S, S] in [0, 1], clean views of training pictures; n >= 2.
+        labels: int64 [n], or None.
+        batch_size: pictures at a time.
+
+    Attributes:
+        floor: the numbers of random weights, set by `set_floor`.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor | None = None, batch_size: int = 256):
+        if len(pixels) < 2:
+            raise ValueError("a probe needs at least two pictures")
+        self.pixels, self.labels, self.batch_size = pixels, labels, batch_size
+        self.classes = 0 if labels is None else int(labels.max()) + 1
+        self.floor: Numbers = {}
+        self._floor_hits: Tensor | None = None
+
+    @staticmethod
+    def of(data: Any, image_size: int, count: int = 512, seed: int = 0, batch_size: int = 256) -> LiveProbe:
+        """The probe for a run: `count` training pictures drawn by `seed`, with their labels where known.
+
+        Args:
+            data: `eyespot.data.loader.Data`. Where labels are known, at most count / 16 classes are drawn, so that
+                every picture has neighbours of its own class to find.
+        """
+        rows, labels = probe_rows(data.labels, len(data), count, seed)
+        batch = data.batch(rows)
+        taken = batch["index"].numpy()
+        kept = torch.from_numpy(data.labels[taken]) if labels else None
+        return LiveProbe(clean(batch["image"], image_size), kept, batch_size)
+
+    def set_floor(self, net: Callable[[Tensor], Tensor], head: nn.Module | None = None) -> Numbers:
+        """Measure random weights: the network before training, or its random twin when it starts trained."""
+        self.floor, self._floor_hits = {}, None
+        numbers, hits = self._measure(net, head)
+        self.floor, self._floor_hits = numbers, hits
+        return numbers
+
+    def __call__(self, net: Callable[[Tensor], Tensor], head: nn.Module | None = None) -> Numbers:
+        """The numbers of a network now.
+
+        Args:
+            net: pixels [B, C, S, S] in [0, 1] -> features [B, D].
+            head: what turns features into what the loss compares, see `projection_head`.
+
+        Returns:
+            effective_rank, spread, mean_cosine; with a head projection_cosine; with labels knn (percent, leave one
+            out) and knn_error, the standard error in percent of its difference to the floor.
+        """
+        numbers, hits = self._measure(net, head)
+        if hits is not None and self._floor_hits is not None:
+            difference = hits.double() - self._floor_hits.double()
+            numbers["knn_error"] = 100 * float(difference.std()) / math.sqrt(len(hits))
+        return numbers
+
+    @torch.no_grad()
+    def _measure(self, net: Any, head: nn.Module | None) -> tuple[Numbers, Tensor | None]:
+        parts = nn.ModuleList([m for m in (net, head) if isinstance(m, nn.Module)])
+        like = next((p for p in parts.parameters() if p.is_floating_point()), self.pixels)
+        features, projected = [], []
+        with torch.random.fork_rng(devices=_devices(like)), evaluating(parts):
+            for start in range(0, len(self.pixels), self.batch_size):
+                pixels = self.pixels[start : start + self.batch_size].to(like.device, like.dtype)
+                features.append(net(pixels))
+                if head is not None:
+                    projected.append(head(features[-1]))
+        x = torch.cat(features).float()
+        numbers = {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": math.nan}
+        if bool(x.isfinite().all()):
+            measures = {"effective_rank": effective_rank, "spread": spread, "mean_cosine": mean_cosine}
+            numbers = {name: float(measure(x)) for name, measure in measures.items()}
+        if projected:
+            numbers["projection_cosine"] = float(mean_cosine(torch.cat(projected).float()))
+        if self.labels is None or math.isnan(numbers["mean_cosine"]):
+            return numbers, None
+        hits = leave_one_out(x, self.labels.to(x.device), self.classes).cpu()
+        numbers["knn"] = 100 * float(hits.double().mean())
+        return numbers, hits
+
+
+def _devices(like: Tensor) -> list[torch.device]:
+    return [like.device] if like.device.type == "cuda" else []
+
+
+def leave_one_out(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Whether the weighted kNN over all other rows gives each row's class: bool [n], for features [n, D]."""
+    k = min(knn.K, len(x) - 1)
+    cosines, rows = knn.nearest(x, x, k + 1)
+    own = rows == torch.arange(len(x), device=x.device)[:, None]
+    own[~own.any(1), k] = True  # equal pictures pushed the row itself out of its list
+    votes = knn.votes(cosines.masked_fill(own, -math.inf), labels[rows], classes)
+    return votes.argmax(1) == labels
+
+
+def probe_rows(labels: np.ndarray | None, n: int, count: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Sample numbers of a probe, sorted, and whether its labels can be used (two classes or more)."""
+    order = epoch_permutation(seed, 0, n, "probe")
+    if labels is not None:
+        order_known = order[labels[order] >= 0]
+        values = np.unique(labels[order_known])
+        if len(values) > max(2, count // 16):
+            few = values[epoch_permutation(seed, 0, len(values), "probe classes")[: max(2, count // 16)]]
+            order_known = order_known[np.isin(labels[order_known], few)]
+        known = order_known[:count]
+        if len(known) >= 32 and len(np.unique(labels[known])) > 1:
+            return np.sort(known), True
+    return np.sort(order[:count]), False
+
+
+def projection_head(method: nn.Module, embed_dim: int) -> nn.Module | None:
+    """The part of a method that turns features [B, embed_dim] into what its loss compares: its `projector` or `head`,
+    where that begins with a linear layer of this width; else None."""
+    for name in ("projector", "head"):
+        part = getattr(method, name, None)
+        if isinstance(part, nn.Module):
+            first = next((m for m in part.modules() if list(m.parameters(recurse=False))), None)
+            if isinstance(first, nn.Linear) and first.in_features == embed_dim:
+                return part
+    return None

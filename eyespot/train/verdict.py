@@ -1,0 +1,265 @@
+"""The verdict: does a run learn, and if not, why and what helps.
+
+`LiveProbe` measures the features of a fixed small set of clean training pictures, before training (the floor: what
+random weights give) and during it. `judge` is a pure function of these numbers and of the logged losses:
+
+    collapsed   the features, or what the loss compares, are (nearly) the same for all pictures
+    unstable    the loss is not finite, or it has jumped and lost most of what it had gained
+    stalled     the loss stays at what it reads when nothing is learned, or has not fallen
+    learning    none of these
+    starting    too few steps to tell; only while the run goes on
+
+What is compared with the floor is compared by ratio: features of a random network are alike already (mean cosines of
+0.9 to 0.99 are usual), so no absolute limit fits all networks. Where labels exist, neighbours decide in doubt:
+features that find their class clearly better than random ones do are neither collapsed nor stalled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eyespot.train.probe import LiveProbe, Numbers, projection_head
+
+__all__ = ["LiveProbe", "Verdict", "judge", "projection_head"]
+
+# --- limits; each with the reason for its value -----------------------------------------------------------------
+ALIKE = 0.1
+"""Collapsed when 1 - mean cosine is below this share of what random weights give. Reconstruction methods shrink it to
+about 0.9, networks whose features do become constant pass 0.1 and go on towards 0."""
+CONSTANT = 1e-4
+"""Collapsed whatever the floor when 1 - mean cosine is smaller: single precision ends at about 1e-7."""
+RANK = 1.5
+"""Collapsed when the effective rank is below it and random weights gave more than twice that: one direction is left.
+A good classifier of two classes has rank 2."""
+PROJECTED = 0.02
+"""What the loss compares counts as constant when its 1 - mean cosine is below this, and below ALIKE of its floor."""
+MARGIN = 0.01
+"""Stalled when every term with a plateau is above this share below it. A healthy contrastive loss is 2 % below within
+tens of steps; random labels stay within 0.3 %."""
+FALL = 0.01
+"""Stalled, without a plateau, when the loss has fallen by less than this share of its first value ..."""
+SIGMAS = 3.0
+"""... or by less than this many standard errors of its noise."""
+LOST = 0.6
+"""Unstable when more than this share of what the loss had gained is lost again, by jumps."""
+JUMP = 8.0
+"""A jump is a rise of more than this many deviations of the usual change between two records."""
+BETTER = 2.0
+"""Standard errors by which neighbours must beat the floor to count as better."""
+ENOUGH_STEPS = 50
+"""Steps before anything but a loss that is not finite is judged ..."""
+ENOUGH_SHARE = 0.1
+"""... and the share of the run, its warm-up."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of the states above, the reason in numbers, what helps, and the numbers themselves."""
+
+    state: str
+    reason: str
+    remedy: str = ""
+    numbers: Numbers = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------
+def judge(
+    history: Sequence[Mapping[str, Any]],
+    plateaus: Mapping[str, float] | None = None,
+    probes: Sequence[Mapping[str, float]] = (),
+    floor: Mapping[str, float] | None = None,
+    *,
+    steps: int | None = None,
+    final: bool = False,
+) -> dict[str, Any]:
+    """The verdict on a run so far.
+
+    Args:
+        history: logged records in order, each with "step", "loss", "terms" and perhaps "grad_norm" (metrics.jsonl).
+        plateaus: what terms read when nothing is learned (`Method.plateau`).
+        probes: what `LiveProbe` gave during training, in order; the last two count.
+        floor: what it gave for random weights.
+        steps: steps of the whole run.
+        final: the run has ended; then the state is never "starting".
+
+    Returns:
+        {"state", "reason", "remedy", "numbers"} for verdict.json; the numbers are finite.
+    """
+    case = Case([dict(r) for r in history], dict(plateaus or {}), [dict(p) for p in probes], dict(floor or {}), final)
+    verdict = case.not_finite()
+    if verdict is None and not final and case.step < max(ENOUGH_STEPS, ENOUGH_SHARE * (steps or 0)):
+        verdict = Verdict("starting", f"{case.step} steps are too few to tell")
+    verdict = verdict or case.collapsed() or case.unstable() or case.stalled() or case.learning()
+    return dataclasses.replace(verdict, numbers=case.numbers()).to_json()
+
+
+@dataclass
+class Case:
+    """The evidence, and one question a method; each answers with a verdict or None."""
+
+    history: list[dict[str, Any]]
+    plateaus: dict[str, float]
+    probes: list[dict[str, float]]
+    floor: dict[str, float]
+    final: bool
+
+    def __post_init__(self) -> None:
+        self.losses = np.array([float(r["loss"]) for r in self.history if math.isfinite(r["loss"])])
+        self.step = int(self.history[-1]["step"]) if self.history else 0
+        n = len(self.losses)
+        self.window = max(1, round(0.2 * n))
+        self.first = float(np.median(self.losses[: min(5, max(1, n // 20))])) if n else math.nan
+        self.recent = float(np.median(self.losses[-self.window :])) if n else math.nan
+        changes = np.diff(self.losses)
+        self.change = 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) if n > 2 else 0.0
+
+    # --- what went wrong ------------------------------------------------------------------------------------------
+    def not_finite(self) -> Verdict | None:
+        last = self.history[-1] if self.history else {}
+        bad = [name for name, value in last.get("terms", {}).items() if not math.isfinite(value)]
+        bad = bad or [key for key in ("loss", "grad_norm") if not math.isfinite(last.get(key, 0.0))]
+        if not bad and not (self.probes and math.isnan(self.probes[-1].get("mean_cosine", 0.0))):
+            return None
+        what = f"'{bad[0]}' is" if bad else "the features are"
+        return Verdict("unstable", f"{what} not finite at step {self.step}", TOO_FAST)
+
+    def collapsed(self) -> Verdict | None:
+        # a dip may pass: two probes must agree, unless there is only one or the run has ended
+        seen = self.probes[-1:] if self.final else self.probes[-2:]
+        reasons = [self._constant(p) for p in seen]
+        if not reasons or not all(reasons) or self._better():
+            return None
+        if self.floor and 1 - self.floor.get("mean_cosine", 0.0) < CONSTANT / 10:
+            reason = "even random weights give the same features for all pictures of the probe"
+            return Verdict("collapsed", reason, "look at the pictures: they seem to be all the same")
+        return Verdict("collapsed", str(reasons[-1]), COLLAPSED)
+
+    def _constant(self, probe: Mapping[str, float]) -> str | None:
+        """Why the features of one probe count as constant."""
+        apart, usual = 1 - probe["mean_cosine"], 1 - self.floor.get("mean_cosine", 0.0)
+        beside = f" (random weights {1 - usual:.3f})" if self.floor else ""
+        if apart < max(CONSTANT, ALIKE * usual if self.floor else 0.0):
+            return f"features of different pictures have a mean cosine of {1 - apart:.4f}{beside}"
+        if probe["effective_rank"] < RANK and self.floor.get("effective_rank", math.inf) > 2 * RANK:
+            rank = self.floor.get("effective_rank")
+            return f"the effective rank is {probe['effective_rank']:.2f}" + (
+                f" (random weights {rank:.1f})" if rank else ""
+            )
+        projected = 1 - probe.get("projection_cosine", 0.0)
+        if projected < min(PROJECTED, ALIKE * (1 - self.floor.get("projection_cosine", 0.0))):
+            return f"what the loss compares has a mean cosine of {1 - projected:.4f} over different pictures"
+        return None
+
+    def unstable(self) -> Verdict | None:
+        if len(self.losses) < 8:
+            return None
+        smooth = np.array([np.median(self.losses[max(0, i - 2) : i + 3]) for i in range(len(self.losses))])
+        best = int(smooth.argmin())
+        gained = max(self.first - smooth[best], 4 * self.change, 1e-3 * abs(self.first))
+        lost = float(np.median(smooth[-min(self.window, 10) :])) - smooth[best]
+        if lost < LOST * gained or self._better():
+            return None
+        jumps = np.diff(self.losses)[best:] > max(JUMP * self.change, 0.25 * gained)
+        if not jumps.any() and not self._steep():
+            return None
+        how = f"by {int(jumps.sum())} jump{'s' * (jumps.sum() != 1)} " if jumps.any() else ""
+        reason = f"the loss has risen {how}from {smooth[best]:.4g} to {smooth[best] + lost:.4g}"
+        return Verdict("unstable", reason, TOO_FAST)
+
+    def _steep(self) -> bool:
+        """Whether gradients have become far larger than they were."""
+        norms = np.array([r["grad_norm"] for r in self.history if math.isfinite(r.get("grad_norm", math.nan))])
+        if len(norms) < 8:
+            return False
+        half = len(norms) // 2
+        return float(np.median(norms[-self.window :])) > 10 * float(np.median(norms[:half]))
+
+    def stalled(self) -> Verdict | None:
+        if len(self.losses) == 0 or self._better():
+            return None
+        terms = self._terms_with_plateau()
+        if terms:
+            if any(value < (1 - MARGIN) * self.plateaus[name] for name, value in terms.items()):
+                return None
+            name, value = max(terms.items(), key=lambda item: item[1])
+            reason = f"'{name}' is {value:.4g} and reads {self.plateaus[name]:.4g} when nothing is learned"
+            return Verdict("stalled", reason, STALLED)
+        early, late = self.losses[: self.window], self.losses[-self.window :]
+        fall = self.first - self.recent
+        error = self.change / math.sqrt(2) * math.sqrt(1 / len(early) + 1 / len(late))
+        if len(self.losses) < 2 or (fall > FALL * abs(self.first) and fall > SIGMAS * error) or self._opened():
+            return None
+        return Verdict("stalled", f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now", STALLED)
+
+    def _terms_with_plateau(self) -> dict[str, float]:
+        """Recent value of every term that has a plateau above 0."""
+        values: dict[str, float] = {}
+        for name, plateau in self.plateaus.items():
+            logged = [r["terms"][name] for r in self.history[-self.window :] if name in r.get("terms", {})]
+            if plateau > 0 and logged:
+                values[name] = float(np.median(logged))
+        return values
+
+    def _opened(self) -> bool:
+        """Whether features have spread out since the start: losses of a moving target may rise while a network
+        learns (BYOL, DINO)."""
+        if not self.probes or not self.floor:
+            return False
+        return 1 - self.probes[-1]["mean_cosine"] > 1.5 * (1 - self.floor["mean_cosine"])
+
+    def _better(self) -> bool:
+        """Whether neighbours share the class clearly more often than with random weights."""
+        last = self.probes[-1] if self.probes else {}
+        if "knn" not in last or "knn" not in self.floor:
+            return False
+        return last["knn"] - self.floor["knn"] > BETTER * max(last.get("knn_error", 0.0), 0.5)
+
+    # --- what went well -------------------------------------------------------------------------------------------
+    def learning(self) -> Verdict:
+        parts = []
+        if len(self.losses):
+            plateau = sum(v for v in self.plateaus.values() if v > 0)
+            beside = f" (nothing learned: {plateau:.4g})" if plateau and len(self._terms()) == 1 else ""
+            parts.append(f"loss {self.first:.4g} to {self.recent:.4g}{beside}")
+        last = self.probes[-1] if self.probes else {}
+        if "knn" in last:
+            parts.append(f"kNN {last['knn']:.1f} %" + self._beside("knn", "{:.1f} %"))
+        if last:
+            parts.append(f"effective rank {last['effective_rank']:.1f}" + self._beside("effective_rank", "{:.1f}"))
+        remedy = ""
+        if self.final and "knn" in last and "knn" in self.floor and last["knn"] < self.floor["knn"]:
+            remedy = "neighbours are not better than with random weights yet: train longer, or on more pictures"
+        return Verdict("learning", ", ".join(parts) or "nothing was measured", remedy)
+
+    def _beside(self, name: str, form: str) -> str:
+        return f" (random {form.format(self.floor[name])})" if name in self.floor else ""
+
+    def _terms(self) -> set[str]:
+        return set(self.history[-1].get("terms", {})) if self.history else set()
+
+    def numbers(self) -> Numbers:
+        """Everything the verdict rests on, for verdict.json; values that are not finite are left out."""
+        values: Numbers = {"step": float(self.step), "loss_first": self.first, "loss": self.recent}
+        values |= {f"plateau_{name}": value for name, value in self.plateaus.items()}
+        values |= {k: v for k, v in (self.probes[-1] if self.probes else {}).items() if k != "step"}
+        values |= {f"{k}_floor": v for k, v in self.floor.items() if k != "step"}
+        if self.history and "grad_norm" in self.history[-1]:
+            values["grad_norm"] = self.history[-1]["grad_norm"]
+        return {k: float(v) for k, v in values.items() if math.isfinite(v)}
+
+
+TOO_FAST = "lower the rate (--lr), clip the gradient (--clip 1) or warm up longer"
+COLLAPSED = (
+    "keep the method's defences (teacher momentum, predictor, centring, temperature) at their defaults, lower the rate "
+    "or raise the batch size"
+)
+STALLED = "train longer, try a rate 3 times higher or lower, and check that pictures vary and views can be matched"

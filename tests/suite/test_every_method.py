@@ -1,0 +1,207 @@
+"""One suite over every registered method: what a method must do to be one."""
+
+import dataclasses
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench import SIDE, Stripes, make, names, plan_of, stripes
+
+import eyespot
+from eyespot.draws import Draws
+from eyespot.methods import catalog
+from eyespot.methods.method import total
+from eyespot.train.build import load_method
+from eyespot.train.fit import fit
+from eyespot.views.image import clean
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def data():
+    return stripes()
+
+
+def views_of(method, data, rows=range(8), seed=0):
+    batch = data.batch(np.array(rows))
+    return method.views(batch, Draws(seed, 0, 0, batch["key"]))
+
+
+@pytest.mark.parametrize("name", names())
+def test_shapes_and_finite_gradients(name, data):
+    method = make(name, data).train()
+    views = views_of(method, data)
+    terms = method(views, Draws(0, 0, 0, range(8)))
+    assert terms and all(isinstance(v, torch.Tensor) and v.dim() == 0 for v in terms.values())
+    total(terms).backward()
+    trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
+    assert trained
+    for n, parameter in trained.items():
+        # DDP waits for every gradient: a parameter without one ends a run on two processes
+        assert parameter.grad is not None, f"{n} has no gradient"
+        assert bool(parameter.grad.isfinite().all()), f"the gradient of {n} is not finite"
+    assert any(float(p.grad.abs().sum()) > 0 for n, p in trained.items() if n.startswith("backbone"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_runs_on_plain_tensors_without_an_engine(name, data):
+    """Five lines of Python, no draws, no engine: the loss terms of given views."""
+    method = make(name, data)
+    views = views_of(method, data)
+    assert all(bool(v.isfinite()) for v in method(views).values())
+
+
+@pytest.mark.parametrize("name", names())
+def test_embeds_the_same_vector_whatever_the_batch(name, data):
+    method = make(name, data).eval()
+    pixels = clean(data.batch(np.arange(6))["image"], SIDE)
+    with torch.no_grad():
+        whole, single = method.embed(pixels), method.embed(pixels[2:3])
+    assert whole.shape == (6, method.backbone.embed_dim) and whole.dtype == torch.float32
+    assert torch.allclose(whole[2:3], single, atol=1e-5)
+    assert float(whole.std(0).mean()) > 0
+
+
+@pytest.mark.parametrize("name", names())
+def test_views_are_a_function_of_the_sample_alone(name, data):
+    """The views of a sample do not depend on its batch: what makes resume and many processes exact."""
+    method = make(name, data)
+    if name == "g_simclr":
+        pytest.skip("with the paper's augmentation one coin decides for the batch; its own views are SimCLR's")
+    whole = views_of(method, data, range(8))
+    part = views_of(method, data, [5, 2])
+    for key, value in part.items():
+        assert torch.allclose(value[0].float(), whole[key][5].float(), atol=1e-6), key
+        assert torch.allclose(value[1].float(), whole[key][2].float(), atol=1e-6), key
+
+
+@pytest.mark.parametrize("name", names())
+def test_loss_falls(name, data):
+    """On one batch seen again and again the loss must come down, with fixed draws so that only learning changes it."""
+    method = make(name, data).train()
+    plan = plan_of(method, data)
+    rate = {"lars": 0.3, "sgd": 0.05}.get(plan.recipe.optimizer, 5e-3)
+    recipe = replace(plan.recipe, optimizer="adamw", lr=5e-3, weight_decay=0.0) if rate else plan.recipe
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=recipe.lr, weight_decay=0.0)
+    views, draws = views_of(method, data, range(16)), Draws(0, 0, 0, range(16))
+    losses = []
+    for step in range(40):
+        method.progress = step / 40
+        loss = total(method(views, draws))
+        losses.append(float(loss))
+        optimizer.zero_grad()
+        loss.backward()
+        method.before_step()
+        optimizer.step()
+        if name not in ("dino", "byol", "slotcon", "moco_v2"):  # a target that moves hides the fall
+            method.after_step()
+    assert min(losses[-5:]) < losses[0] - 0.02 * abs(losses[0]), losses
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The toy pictures as class folders of PNG files."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    toys = Stripes(48)
+    for i in range(len(toys)):
+        place = root / toys.classes[toys.targets[i]]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(toys.pictures[i].permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
+    return root
+
+
+def start(name, folder, out, **changes):
+    kind = catalog.find(name).kind
+    options = {"data": folder, "out": out, "backbone": "vit_nano" if name == "mae" else "resnet8"}
+    options |= {"image_size": SIDE, "epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1} | changes
+    if name == "g_simclr":
+        options |= {"set_": {"autoencoder_epochs": 0.5}}
+    if kind == "adapt":
+        return eyespot.adapt(name, options.pop("backbone"), **options)
+    return eyespot.pretrain(name, **options)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_run_from_a_path_is_complete_and_comes_back(name, folder, tmp_path):
+    run = start(name, folder, tmp_path / "run")
+    files = {p.name for p in run.path.iterdir()}
+    assert {"config.json", "metrics.jsonl", "verdict.json", "bad_files.txt", "checkpoint.pt"} <= files
+    assert {"backbone.safetensors", "backbone.json"} <= files
+    assert run.verdict["state"] in ("learning", "stalled", "collapsed", "unstable")
+    assert set(run.verdict) == {"state", "reason", "remedy", "numbers"}
+    steps = [r["step"] for r in run.metrics]
+    assert steps == list(range(1, 9))
+    assert all({"step", "epoch", "loss", "terms", "images_per_s", "data_wait", "lr"} <= set(r) for r in run.metrics)
+    assert abs(run.metrics[0]["loss"] - sum(run.metrics[0]["terms"].values())) < 1e-5
+    # config round-trip: the whole method is rebuilt from the files alone
+    method = load_method(run.path).eval()
+    config = json.loads((run.path / "config.json").read_text())
+    assert dataclasses.asdict(method.config) == {
+        k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()
+    }
+    pixels = torch.rand(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        assert torch.equal(run.backbone(pixels), method.backbone.eval()(pixels))
+
+
+@pytest.mark.parametrize("name", names())
+def test_resumes_to_the_bit(name, folder, tmp_path, monkeypatch):
+    whole = start(name, folder, tmp_path / "whole")
+    from eyespot.train import fit as loop
+
+    class Stop(Exception):
+        pass
+
+    real, count = loop.training_step, []
+
+    def stops(*args):
+        if len(count) == 5:
+            raise Stop
+        count.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "training_step", stops)
+    monkeypatch.setattr(loop.Loop, "_due", staticmethod(lambda *a: True))
+    if name == "g_simclr":  # its preparation trains a net of its own: that must not be the one that is stopped
+        count.extend([1] * -2)
+    with pytest.raises(Stop):
+        start(name, folder, tmp_path / "part")
+    monkeypatch.setattr(loop, "training_step", real)
+    part = start(name, folder, tmp_path / "part", resume=True)
+    a, b = (torch.load(r.path / "checkpoint.pt", weights_only=True) for r in (whole, part))
+    assert a["step"] == b["step"] == 8
+    assert a["method"].keys() == b["method"].keys()
+    for key, value in a["method"].items():
+        assert torch.equal(value, b["method"][key]), key
+    assert [r["step"] for r in part.metrics] == list(range(1, 9))
+
+
+def knn(method, train, test):
+    from eyespot.evaluate import knn as protocol
+
+    def features(data):
+        with torch.no_grad():
+            return method.eval().embed(clean(data.batch(np.arange(len(data)))["image"], SIDE)).float()
+
+    labels = [torch.from_numpy(d.labels) for d in (train, test)]
+    return protocol.run(features(train), labels[0], features(test), labels[1], 4)[0]["top1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_beats_random_features_on_toy_pictures(name):
+    train, test = stripes(512, seed=0), stripes(256, seed=1)
+    method = make(name, train, batch=64, small=False)
+    floor = knn(method, train, test)
+    plan = plan_of(method, train, batch=64, steps=STEPS)
+    fit(method, train, plan, None)
+    assert knn(method, train, test) > floor + 2.0
