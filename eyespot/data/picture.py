@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import warnings
 import zlib
@@ -262,8 +263,15 @@ def _planes(image: Image.Image, target: str) -> np.ndarray:
     return upright(unit(array if array.ndim == 3 else array[:, :, None]), turn)
 
 
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """The formats that this pillow has: it loads its plug-ins when told, and may be built without some."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open_pillow(stream: IO[bytes], max_pixels: int) -> Picture:
-    return _of_pillow(Image.open(stream, formats=tuple(FORMATS)), max_pixels)
+    return _of_pillow(Image.open(stream, formats=_readable()), max_pixels)
 
 
 def _of_pillow(image: Image.Image, max_pixels: int) -> Picture:
