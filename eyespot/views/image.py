@@ -173,7 +173,9 @@ def _appearance(pixels: Tensor, draws: Draws, spec: ViewSpec) -> dict[str, Tenso
     sigma = (low + (high - low) * draws.uniform64("sigma")) * (draws.uniform64("blur") < spec.blur_p)
     solarized = draws.uniform64("solarize") < spec.solarize_p
     radius = filters.blur_radius(high, spec.size)
-    out = pixels if pixels.is_floating_point() else torch.empty_like(pixels, dtype=torch.float32)
+    # contiguous even where the pictures came channels last: what follows works in place on flat views of it
+    dtype = pixels.dtype if pixels.is_floating_point() else torch.float32
+    out = pixels if pixels.dtype == dtype and pixels.is_contiguous() else pixels.new_empty(pixels.shape, dtype=dtype)
     linear = LinearPlan.of(color, out) if spec.color == "linear" else None
     # The exact mode finds its own pieces among pictures with the same order of operations: give it more to group.
     step = piece(2 * pixels[0].numel(), pixels.device) * (1 if linear is not None else 16)
@@ -181,7 +183,9 @@ def _appearance(pixels: Tensor, draws: Draws, spec: ViewSpec) -> dict[str, Tenso
         rows = slice(a, a + step)
         x = out[rows]
         if out is not pixels:
-            x.copy_(pixels[rows]).mul_(1 / 255)
+            x.copy_(pixels[rows])
+        if not pixels.is_floating_point():
+            x.mul_(1 / 255)
         if linear is not None:
             linear.apply_(x, rows)
         else:

@@ -392,7 +392,7 @@ def test_overlap_boxes_equal_slotcons(golden):
 
 # --- input of any kind --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("channels", [1, 3, 4, 7])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
 def test_channels_and_types(channels, dtype):
     spec = ViewSpec(size=40, color="linear", rotation=5, blur_p=0.5)
     for images in (pictures(4, channels, 30, 50, dtype), list(pictures(4, channels, 90, 110, dtype))):
@@ -412,6 +412,29 @@ def test_tiny_huge_and_long_pictures(shape, interpolation):
     torch.testing.assert_close(got[0], torch.full((3, 32, 32), 77 / 255), atol=1e-5, rtol=0)
     evaluated = clean(images, 80)
     torch.testing.assert_close(evaluated[0], torch.full((3, 80, 80), 77 / 255), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("color", ["exact", "linear"])
+@pytest.mark.parametrize("size", [16, 96])
+def test_pictures_in_any_memory_order(size, color):
+    """Decoders give rows of pixels, [H, W, C] in memory."""
+    spec = ViewSpec(size=size, color=color, blur_p=0.5, solarize_p=0.3)
+    for dtype in (torch.uint8, torch.float32):
+        x = pictures(6, 3, 90, 110, dtype)
+        pixels_first = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in x]
+        want = view(x, Draws(index=range(6)), spec).pixels
+        for images in (x.contiguous(memory_format=torch.channels_last), pixels_first):
+            got = view(images, Draws(index=range(6)), spec).pixels
+            assert ((got - want).abs() > 1.01 / 255).sum() <= 2 and got.is_contiguous()
+
+
+def test_autocast_and_gradients_do_not_reach_the_views():
+    x = pictures(4, 3, 32, 32, torch.float32).requires_grad_()
+    spec = ViewSpec(size=32, color="linear", rotation=5)
+    want = view(x, Draws(index=range(4)), spec).pixels
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = view(x, Draws(index=range(4)), spec).pixels
+    assert torch.equal(got, want) and not got.requires_grad and got.dtype == torch.float32
 
 
 def test_the_images_given_are_left_alone():
