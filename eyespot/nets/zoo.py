@@ -209,6 +209,8 @@ def build_torchvision(name: str, pretrained: bool, options: dict[str, Any], comm
     arguments: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None, **options}
     if plain.startswith("vit"):
         arguments["image_size"] = common["image_size"]
+    if plain == "maxvit_t":
+        arguments["input_size"] = (common["image_size"],) * 2
     if plain in ("googlenet", "inception_v3"):
         arguments["init_weights"] = not pretrained
     try:
