@@ -85,7 +85,7 @@ def load_method(folder: str | Path) -> Method:
         config["method"],
         config["kind"],
         rebuild_backbone(config["backbone"]),
-        config["arguments"],
+        {k: v for k, v in config["arguments"].items() if k != "image_size"},
         info_from_json(config["info"]),
         config["image_size"],
         config["plugins"],
