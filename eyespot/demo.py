@@ -10,7 +10,7 @@ from typing import Any
 import eyespot
 from eyespot.data.sources import open_source
 from eyespot.options import DemoOptions
-from eyespot.runs import Run
+from eyespot.runs import Run, RunFolder
 
 
 @dataclass
@@ -61,9 +61,9 @@ def scenes(folder: Path, seed: int, listener: Callable[[Mapping[str, Any]], None
 
 
 def free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist: no run is overwritten."""
+    """The path, or the first of path-2, path-3, ... that holds no run: none is overwritten."""
     count, found = 1, path
-    while found.exists():
+    while RunFolder(found).holds_run():
         count += 1
         found = path.with_name(f"{path.name}-{count}")
     return found
