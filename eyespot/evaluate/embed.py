@@ -56,9 +56,7 @@ def embed(model: Any, data: Any = None, out: Any = None, **options: Any) -> dict
     pictures = open_data(o.data, o, channels_of(o.model, o.channels, o.pretrained), o.split)
     opened = open_model(o.model, pictures, image_size=o.image_size, pretrained=o.pretrained)
     size = o.image_size or opened.net.image_size
-    batches = stream(
-        [opened.net], pictures, image_size=size, batch_size=o.batch_size, device=resolve_device(o.device)
-    )
+    batches = stream([opened.net], pictures, image_size=size, batch_size=o.batch_size, device=resolve_device(o.device))
     rows = _write(target, _schema(opened, pictures, size), batches, pictures)
     return {
         "out": str(target),

@@ -227,9 +227,7 @@ def _full(path: str) -> str:
 
 
 # --- labels ---------------------------------------------------------------------------------------------------
-def _halves(
-    train: Features, test: Features | None, seed: int, config: dict[str, Any]
-) -> tuple[Features, Features]:
+def _halves(train: Features, test: Features | None, seed: int, config: dict[str, Any]) -> tuple[Features, Features]:
     """Training and test features; a stratified part of the training ones where no test data was given."""
     if test is not None:
         shared = len(set(map(_full, train.paths)) & set(map(_full, test.paths)))

@@ -23,9 +23,7 @@ def test_recorded_numbers(golden):
     for k in params["ks"]:
         votes = knn.classify(train, train_y, test, params["classes"], k, params["T"])
         np.testing.assert_allclose(votes.numpy(), arrays[f"votes_k{k}"], rtol=1e-4, atol=1e-3)
-        metrics, config = knn.run(
-            train, train_y, test, test_y, params["classes"], k=k, temperature=params["T"]
-        )
+        metrics, config = knn.run(train, train_y, test, test_y, params["classes"], k=k, temperature=params["T"])
         assert metrics["top1"] == pytest.approx(float(arrays[f"top1_k{k}"]), abs=1e-4)
         assert metrics["top5"] == pytest.approx(float(arrays[f"top5_k{k}"]), abs=1e-4)
         assert config == {"k": k, "temperature": params["T"]}
