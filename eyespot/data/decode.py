@@ -9,7 +9,7 @@
     CMYK, YCbCr, HSV              converted to RGB; colour profiles are not applied
     EXIF orientation              turned upright
     animated                      the first picture
-    16 bit (grey, colour, TIFF)   float32 in [0, 1]: stored value / 65535
+    16 bit (grey, colour, TIFF)   float32 in [0, 1]: stored value / 65535 (PNG of grey with opacity: 8 bits)
     floats (.npy, TIFF)           float32; must be in [0, 1]
     .npy                          [H, W] or [H, W, C] of any number of channels
     TIFF of many bands            [C, H, W]
@@ -22,6 +22,7 @@ Files are recognised by content; the name decides only whether a folder's file i
 from __future__ import annotations
 
 import io
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def reason_of(error: BaseException) -> str:
     """Why a decoder failed, in one line that is the same on every run."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    text = " ".join(str(error).split())
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))
     if not text or "cannot identify image file" in text:
         return "not a picture in a known format" if text else type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import functools
 import struct
+import tokenize
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from eyespot.data.native import native_pixels
+from eyespot.data.native import native_jpeg
 from eyespot.data.tiff import has_hidden_bands, read_bands
 
 MAX_PIXELS = 1 << 27
@@ -54,10 +55,11 @@ READ_ERRORS = (
     ArithmeticError,
     NotImplementedError,
     AttributeError,  # pillow: damaged tags
-    RuntimeError,  # torchvision: broken PNG
+    RuntimeError,
     MemoryError,
     struct.error,
     zlib.error,
+    tokenize.TokenError,  # numpy: a damaged header
     Image.DecompressionBombError,
 )
 """What decoders raise on damaged files."""
@@ -129,8 +131,8 @@ def open_picture(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> Picture:
         return _open_array(stream, max_pixels)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and has_hidden_bands(stream):
         return _open_bands(stream, max_pixels)
-    if head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] in (2, 4, 6):
-        return _deep_png(stream, head[25], max_pixels)
+    if head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] in (2, 6):
+        return _deep_png(stream, max_pixels)
     if head.startswith(b"\xff\xd8"):
         frame = _plain_jpeg(stream)
         stream.seek(0)
@@ -166,7 +168,7 @@ def _open_jpeg(stream: IO[bytes], frame: tuple[int, int, int], max_pixels: int) 
 
     def pixels(short_side: int | None) -> np.ndarray:
         shrinks = short_side is not None and short_side < min(height, width)
-        array = None if shrinks else native_pixels("decode_jpeg", stream)
+        array = None if shrinks else native_jpeg(stream)
         if array is not None:
             return array
         stream.seek(0)  # pillow shrinks while it decodes, and says what is wrong with a damaged file
@@ -298,23 +300,22 @@ def _of_pillow(image: Image.Image, max_pixels: int) -> Picture:
     )
 
 
-def _deep_png(stream: IO[bytes], colour: int, max_pixels: int) -> Picture:
-    """A PNG of 16-bit colour, which pillow cuts to 8 bits."""
-    image = Image.open(stream, formats=["PNG"])
-    width, height = image.size
-    refuse_too_large(height, width, 1, max_pixels)
-    turn = _early_turn(image)
+def _deep_png(stream: IO[bytes], max_pixels: int) -> Picture:
+    """A PNG of 16-bit colour, of which pillow gives the high byte of every value, and the low byte when asked for
+    values stored the other way round."""
+    picture = _open_pillow(stream, max_pixels)
 
     def pixels(short_side: int | None) -> np.ndarray:
-        array = native_pixels("decode_png", stream)
-        if array is None:
-            stream.seek(0)
-            array = _open_pillow(stream, max_pixels).pixels(None)
-            return array.astype(np.float32) / 255
-        return upright(unit(array), turn)
+        high = picture.pixels(None)
+        stream.seek(0)
+        image: Any = Image.open(stream, formats=("PNG",))
+        tile, args = image.tile[0], f"{image.mode};16L"
+        image.tile = [tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)]
+        image.load()
+        low = upright(np.asarray(image), _turn(image))
+        return unit(high.astype(np.uint16) * np.uint16(256) + low)
 
-    seen = (height, width) if turn < 5 else (width, height)
-    return Picture(*seen, {2: 3, 4: 2, 6: 4}[colour], pixels, alpha=colour != 2, deep=True)
+    return replace(picture, pixels=pixels, deep=True)
 
 
 def from_pillow(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Picture:
