@@ -17,10 +17,8 @@ from typing import Any
 
 from eyespot import options
 from eyespot.errors import NonFiniteLoss, UserError, unknown
-from eyespot.options import build
-from eyespot.terminal import arguments, pages
-from eyespot.terminal.arguments import Switch
-from eyespot.terminal.progress import Progress
+from eyespot.options import Switch, build
+from eyespot.terminal import pages
 
 JSON = Switch("json", "Print JSON in place of a table.")
 
@@ -88,6 +86,8 @@ def _run(words: list[str]) -> None:
     command = COMMANDS[verb]
     if {"-h", "--help"} & set(rest):
         _method_help(verb, rest)
+    from eyespot.terminal import arguments  # tyro is not needed above
+
     command.action(arguments.read(verb, command.options, command.switches, rest, command.sentence))
 
 
@@ -104,9 +104,11 @@ def _interrupted(words: Sequence[str]) -> str:
     """How to go on after Ctrl-C."""
     if not words or words[0] not in ("pretrain", "adapt"):
         return "Interrupted."
+    from eyespot.terminal import arguments
+
     given = arguments.read(words[0], COMMANDS[words[0]].options, (), words[1:], "")
-    if not (Path(given.get("out", "")) / "checkpoint.pt").exists():
-        return "Interrupted before the first checkpoint; start the same command again."
+    if not (Path(given.get("out", "")) / "config.json").exists():
+        return "Interrupted before the run began; start the same command again."
     again = [*words, *([] if "--resume" in words else ["--resume"])]
     return f"Interrupted; go on with: eyespot {shlex.join(again)}"
 
@@ -126,6 +128,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
     build(cls, **given)  # before torch is imported: a mistake is told at once
     entry = catalog.find(given["method"], kind)
     options.settings(given.get("set_", ()), entry.fields, entry.name)
+    from eyespot.terminal.progress import Progress
     from eyespot.train import pretrain as train
 
     function = train.adapt if kind == "adapt" else train.pretrain
@@ -200,6 +203,7 @@ def _methods(given: dict[str, Any]) -> None:
 def _demo(given: dict[str, Any]) -> None:
     chosen = build(options.DemoOptions, **given)
     from eyespot.demo import demo
+    from eyespot.terminal.progress import Progress
 
     with Progress() as progress:
         result = demo(chosen, listener=progress)

@@ -89,6 +89,14 @@ class OptionField(Field):
         return word.upper() if self.positional else "--" + word.replace("_", "-")
 
 
+@dataclass(frozen=True)
+class Switch:
+    """A yes-no option that only the command line has."""
+
+    name: str
+    sentence: str
+
+
 def _in_range(value: Any, about: OptionField) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return

@@ -7,14 +7,16 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eyespot.methods.catalog import Entry
-from eyespot.terminal.progress import COLOURS, duration
+if TYPE_CHECKING:
+    from eyespot.methods.catalog import Entry
+
+COLOURS = {"learning": "green", "stalled": "yellow", "unstable": "yellow", "collapsed": "red"}
 
 WIDE = 10_000
 
@@ -145,3 +147,10 @@ METRICS = ("top1", "top5")
 
 def _percent(value: Any) -> str:
     return f"{value:.2f} %" if isinstance(value, int | float) else "-"
+
+
+def duration(seconds: float) -> str:
+    """95 -> 1:35, 4000 -> 1:06:40."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-COLOURS = {"learning": "green", "stalled": "yellow", "unstable": "yellow", "collapsed": "red"}
+from eyespot.terminal.pages import COLOURS, duration
 
 
 class Progress:
@@ -112,10 +112,3 @@ def _probe(record: Mapping[str, Any]) -> str:
         return ""
     floor = record.get("floor")
     return f"kNN {record['knn']:.1f} %" + (f" (random {floor:.1f} %)" if floor is not None else "")
-
-
-def duration(seconds: float) -> str:
-    """95 -> 1:35, 4000 -> 1:06:40."""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

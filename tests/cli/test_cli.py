@@ -109,8 +109,8 @@ def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     words = ["pretrain", "simclr", "--data", "my photos", "--out", str(tmp_path)]
     status, _, err = said(capsys, *words)
     assert status == 130
-    assert "before the first checkpoint" in err
-    (tmp_path / "checkpoint.pt").touch()
+    assert "before the run began" in err
+    (tmp_path / "config.json").touch()
     status, _, err = said(capsys, *words)
     assert status == 130
     assert f"eyespot pretrain simclr --data 'my photos' --out {tmp_path} --resume" in err

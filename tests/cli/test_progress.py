@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from eyespot.terminal.progress import Progress, duration, line
+from eyespot.terminal.pages import duration
+from eyespot.terminal.progress import Progress, line
 
 RECORD = {
     "kind": "step",
