@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,11 @@ class ParquetSource(EncodedSource):
         for file in self.files:
             parquet = _open(file)
             for group in range(parquet.num_row_groups):
-                yield from parquet.read_row_group(group, columns=[self.column]).column(0).chunks
+                try:
+                    column = parquet.read_row_group(group, columns=[self.column]).column(0)
+                except (pa.ArrowException, OSError) as error:
+                    raise _unreadable(file, error) from error
+                yield from column.chunks
 
     def _spill(self) -> Path:
         """The pictures as an uncompressed Arrow file, written once for these files."""
@@ -123,7 +128,8 @@ class ParquetSource(EncodedSource):
                     writer.write_batch(pa.record_batch([chunk.cast(kind)], schema=schema))
             os.replace(part, target)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             raise UserError(
                 f"Cannot copy the pictures of {self.name} to {folder} ({error}); "
                 "set EYESPOT_CACHE to a folder with room."
@@ -158,7 +164,11 @@ def _open(file: Path) -> Any:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.")
 
 
 def _mapped(file: Path) -> list[Any]:
@@ -167,7 +177,10 @@ def _mapped(file: Path) -> list[Any]:
 
 
 def _column(opened: list[Any], name: str) -> list[Any]:
-    return [value for parquet in opened for value in parquet.read(columns=[name]).column(0).to_pylist()]
+    try:
+        return [value for parquet in opened for value in parquet.read(columns=[name]).column(0).to_pylist()]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"The column '{name}' cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
 def _stored_bytes(parquet: Any, column: str) -> int:

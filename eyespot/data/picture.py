@@ -129,7 +129,7 @@ def open_picture(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> Picture:
         raise ValueError("the file is empty")
     if head.startswith(b"\x93NUMPY"):
         return _open_array(stream, max_pixels)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and has_hidden_bands(stream):
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0") and has_hidden_bands(stream):
         return _open_bands(stream, max_pixels)
     if head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] in (2, 6):
         return _deep_png(stream, max_pixels)
@@ -242,12 +242,10 @@ def _early_turn(image: Image.Image) -> int:
 
 
 def _target_mode(image: Image.Image) -> str:
-    """The mode among L, LA, RGB, RGBA, RGBX, I, I;16 and F that keeps what the picture holds."""
+    """The mode among L, LA, RGB, RGBA, I, I;16 and F that keeps what the picture holds."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         return mode
-    if mode == "RGBX" and image.format == "TIFF":
-        return mode  # four bands without a stated meaning
     clear = "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa")
     if mode in ("1", "L", "LA", "La"):
         return "LA" if clear else "L"
@@ -292,11 +290,10 @@ def _of_pillow(image: Image.Image, max_pixels: int) -> Picture:
     seen = (height, width) if _early_turn(image) < 5 else (width, height)
     return Picture(
         *seen,
-        {"LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4}.get(target, 1),
+        {"LA": 2, "RGB": 3, "RGBA": 4}.get(target, 1),
         pixels,
         alpha=target in ("LA", "RGBA"),
         deep=target.startswith("I") or target == "F",
-        bands=target == "RGBX",
     )
 
 

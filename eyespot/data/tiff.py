@@ -1,6 +1,6 @@
 """TIFF pictures that pillow would cut down or refuse: more than four bands, or several bands of more than 8 bits.
 
-Baseline TIFF 6.0 and BigTIFF in strips or tiles, chunky or planar, stored plain or deflated, with or without
+Baseline TIFF 6.0 and little-endian BigTIFF in strips or tiles, chunky or planar, stored plain or deflated, with or without
 horizontal differencing: what satellite and microscope software writes. The first page is read.
 """
 
@@ -22,7 +22,7 @@ SCHEMES = {5: "LZW", 7: "JPEG", 34925: "LZMA", 50000: "Zstandard", 32773: "PackB
 def _tags(stream: IO[bytes]) -> dict[Any, Any]:
     stream.seek(0)
     head = stream.read(8)
-    if 43 in head[2:4]:
+    if head[2] == 43:
         head += stream.read(8)
     directory = ImageFileDirectory_v2(head)
     stream.seek(directory.next)
@@ -39,8 +39,10 @@ def has_hidden_bands(stream: IO[bytes]) -> bool:
     """Whether pillow would drop bands or bits of this TIFF. The stream is left at its start."""
     tags = _tags(stream)
     stream.seek(0)
-    bands, bits = int(tags.get(277, 1)), _bits(tags)
-    nameless = bands == 2 and tags.get(338, (0,))[0] == 0  # pillow would take the second band for opacity
+    bands, bits, extra = int(tags.get(277, 1)), _bits(tags), tags.get(338, ())
+    # several bands of one colour, of which pillow knows only grey with opacity
+    nameless = bands > 1 and tags.get(262, 1) in (0, 1) and not (bands == 2 and extra and extra[0] in (1, 2))
+    nameless = nameless or (bands == 4 and bool(extra) and extra[0] == 0)
     return bands > 4 or nameless or (bands > 1 and bits > 8) or bits == 64
 
 
