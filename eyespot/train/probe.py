@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from eyespot.draws import epoch_permutation
 from eyespot.evaluate import knn
 from eyespot.metrics.representation import effective_rank, mean_cosine, spread
 from eyespot.nets.backbones import evaluating
+from eyespot.process import alone
 from eyespot.views.image import clean
 
 Numbers = dict[str, float]
@@ -55,9 +58,13 @@ class LiveProbe:
         return LiveProbe(clean(batch["image"], image_size), kept, batch_size)
 
     def set_floor(self, net: Callable[[Tensor], Tensor], head: nn.Module | None = None) -> Numbers:
-        """Measure random weights: the network before training, or its random twin when it starts trained."""
+        """Measure random weights: the network before training, or its random twin when it starts trained.
+
+        Batch norms take the statistics of the probe's pictures, in a copy: those of a new network (mean 0, variance 1)
+        change features as soon as training starts, whether anything is learned or not.
+        """
         self.floor, self._floor_hits = {}, None
-        numbers, hits = self._measure(net, head)
+        numbers, hits = self._measure(*self._calibrated(net, head))
         self.floor, self._floor_hits = numbers, hits
         return numbers
 
@@ -79,17 +86,39 @@ class LiveProbe:
         return numbers
 
     @torch.no_grad()
+    def _calibrated(self, net: Any, head: nn.Module | None) -> tuple[Any, nn.Module | None]:
+        """Copies whose batch norms have the statistics of the probe's pictures."""
+        if not isinstance(net, nn.Module):
+            return net, head
+        net, head = copy.deepcopy((net, head))
+        parts = nn.ModuleList([m for m in (net, head) if m is not None]).eval()
+        norms = [m for m in parts.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        if norms:
+            with alone():
+                for _ in self._forward(net, head, parts):
+                    pass
+        parts.eval()
+        return net, head
+
+    @torch.no_grad()
+    def _forward(self, net: Any, head: nn.Module | None, parts: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Features, and what the head makes of them, batch by batch."""
+        like = next((p for p in parts.parameters() if p.is_floating_point()), self.pixels)
+        with torch.random.fork_rng(devices=_devices(like)):
+            for start in range(0, len(self.pixels), self.batch_size):
+                features = net(self.pixels[start : start + self.batch_size].to(like.device, like.dtype))
+                yield features, None if head is None else head(features)
+
     def _measure(self, net: Any, head: nn.Module | None) -> tuple[Numbers, Tensor | None]:
         parts = nn.ModuleList([m for m in (net, head) if isinstance(m, nn.Module)])
-        like = next((p for p in parts.parameters() if p.is_floating_point()), self.pixels)
-        features, projected = [], []
-        with torch.random.fork_rng(devices=_devices(like)), evaluating(parts):
-            for start in range(0, len(self.pixels), self.batch_size):
-                pixels = self.pixels[start : start + self.batch_size].to(like.device, like.dtype)
-                features.append(net(pixels))
-                if head is not None:
-                    projected.append(head(features[-1]))
-        x = torch.cat(features).float()
+        with evaluating(parts):
+            batches = list(self._forward(net, head, parts))
+        projected = [p for _, p in batches if p is not None]
+        x = torch.cat([f for f, _ in batches]).float()
         numbers = {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": math.nan}
         if bool(x.isfinite().all()):
             measures = {"effective_rank": effective_rank, "spread": spread, "mean_cosine": mean_cosine}

@@ -29,9 +29,9 @@ from eyespot.train.probe import LiveProbe, Numbers, projection_head
 __all__ = ["LiveProbe", "Verdict", "judge", "projection_head"]
 
 # --- limits; each with the reason for its value -----------------------------------------------------------------
-ALIKE = 0.1
+ALIKE = 0.06
 """Collapsed when 1 - mean cosine is below this share of what random weights give. Reconstruction methods shrink it to
-about 0.9, networks whose features do become constant pass 0.1 and go on towards 0."""
+about 0.3, networks whose features become constant pass 0.1 within a hundred steps and go on towards 0."""
 CONSTANT = 1e-4
 """Collapsed whatever the floor when 1 - mean cosine is smaller: single precision ends at about 1e-7."""
 RANK = 1.5
@@ -40,12 +40,14 @@ A good classifier of two classes has rank 2."""
 PROJECTED = 0.02
 """What the loss compares counts as constant when its 1 - mean cosine is below this, and below ALIKE of its floor."""
 MARGIN = 0.01
-"""Stalled when every term with a plateau is above this share below it. A healthy contrastive loss is 2 % below within
-tens of steps; random labels stay within 0.3 %."""
+"""Stalled when no term with a plateau is further below it than this share, and the loss falls no more. A healthy
+contrastive loss is 2 % below within tens of steps; random labels stay within 0.3 %."""
 FALL = 0.01
-"""Stalled, without a plateau, when the loss has fallen by less than this share of its first value ..."""
+"""Stalled when the loss has fallen by less than this share of its highest value ..."""
 SIGMAS = 3.0
 """... or by less than this many standard errors of its noise."""
+ENOUGH_RECORDS = 20
+"""Records before a loss that has not fallen is called stalled while the run goes on."""
 LOST = 0.6
 """Unstable when more than this share of what the loss had gained is lost again, by jumps."""
 JUMP = 8.0
@@ -98,8 +100,14 @@ def judge(
     verdict = case.not_finite()
     if verdict is None and not final and case.step < max(ENOUGH_STEPS, ENOUGH_SHARE * (steps or 0)):
         verdict = Verdict("starting", f"{case.step} steps are too few to tell")
-    verdict = verdict or case.collapsed() or case.unstable() or case.stalled() or case.learning()
+    verdict = verdict or case.unstable() or case.collapsed() or case.stalled() or case.learning()
     return dataclasses.replace(verdict, numbers=case.numbers()).to_json()
+
+
+def usual_change(losses: np.ndarray) -> float:
+    """Robust standard deviation of the change from one record to the next."""
+    changes = np.diff(losses)
+    return 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) if len(changes) > 1 else 0.0
 
 
 @dataclass
@@ -119,8 +127,7 @@ class Case:
         self.window = max(1, round(0.2 * n))
         self.first = float(np.median(self.losses[: min(5, max(1, n // 20))])) if n else math.nan
         self.recent = float(np.median(self.losses[-self.window :])) if n else math.nan
-        changes = np.diff(self.losses)
-        self.change = 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) if n > 2 else 0.0
+        self.change = usual_change(self.losses)
 
     # --- what went wrong ------------------------------------------------------------------------------------------
     def not_finite(self) -> Verdict | None:
@@ -141,10 +148,13 @@ class Case:
         if self.floor and 1 - self.floor.get("mean_cosine", 0.0) < CONSTANT / 10:
             reason = "even random weights give the same features for all pictures of the probe"
             return Verdict("collapsed", reason, "look at the pictures: they seem to be all the same")
-        return Verdict("collapsed", str(reasons[-1]), COLLAPSED)
+        dead = seen[-1]["spread"] == 0 and abs(seen[-1]["mean_cosine"]) < 0.5
+        return Verdict("collapsed", str(reasons[-1]), TOO_FAST if dead else COLLAPSED)
 
     def _constant(self, probe: Mapping[str, float]) -> str | None:
         """Why the features of one probe count as constant."""
+        if probe["spread"] == 0 and abs(probe["mean_cosine"]) < 0.5:
+            return "the features of all pictures are zero"
         apart, usual = 1 - probe["mean_cosine"], 1 - self.floor.get("mean_cosine", 0.0)
         beside = f" (random weights {1 - usual:.3f})" if self.floor else ""
         if apart < max(CONSTANT, ALIKE * usual if self.floor else 0.0):
@@ -164,14 +174,16 @@ class Case:
             return None
         smooth = np.array([np.median(self.losses[max(0, i - 2) : i + 3]) for i in range(len(self.losses))])
         best = int(smooth.argmin())
-        gained = max(self.first - smooth[best], 4 * self.change, 1e-3 * abs(self.first))
+        # noise as it was before the trouble began
+        change = usual_change(self.losses[: best + 1]) if best >= 5 else self.change
+        gained = max(self.first - smooth[best], 4 * change, 1e-3 * abs(self.first))
         lost = float(np.median(smooth[-min(self.window, 10) :])) - smooth[best]
         if lost < LOST * gained or self._better():
             return None
-        jumps = np.diff(self.losses)[best:] > max(JUMP * self.change, 0.25 * gained)
-        if not jumps.any() and not self._steep():
+        jumps = int((np.diff(self.losses)[best:] > max(JUMP * change, 0.25 * gained)).sum())
+        if not jumps and not self._steep():
             return None
-        how = f"by {int(jumps.sum())} jump{'s' * (jumps.sum() != 1)} " if jumps.any() else ""
+        how = f"by {jumps} jump{'s' if jumps > 1 else ''} " if jumps else ""
         reason = f"the loss has risen {how}from {smooth[best]:.4g} to {smooth[best] + lost:.4g}"
         return Verdict("unstable", reason, TOO_FAST)
 
@@ -184,21 +196,37 @@ class Case:
         return float(np.median(norms[-self.window :])) > 10 * float(np.median(norms[:half]))
 
     def stalled(self) -> Verdict | None:
-        if len(self.losses) == 0 or self._better():
+        if self._better():
             return None
-        terms = self._terms_with_plateau()
-        if terms:
-            if any(value < (1 - MARGIN) * self.plateaus[name] for name, value in terms.items()):
-                return None
-            name, value = max(terms.items(), key=lambda item: item[1])
-            reason = f"'{name}' is {value:.4g} and reads {self.plateaus[name]:.4g} when nothing is learned"
-            return Verdict("stalled", reason, STALLED)
-        early, late = self.losses[: self.window], self.losses[-self.window :]
-        fall = self.first - self.recent
-        error = self.change / math.sqrt(2) * math.sqrt(1 / len(early) + 1 / len(late))
-        if len(self.losses) < 2 or (fall > FALL * abs(self.first) and fall > SIGMAS * error) or self._opened():
+        n = len(self.losses)
+        if n < 2 and not self._at_plateau():
+            return Verdict("stalled", f"{self.step} steps are too few to learn anything", "train longer")
+        blocks = [float(np.median(part)) for part in np.array_split(self.losses, min(n, 5))]
+        if self._at_plateau() and not (n > 1 and self._fell(blocks[-2], blocks[-1])):
+            name = self._at_plateau()
+            value, plateau = self._terms_with_plateau()[name], self.plateaus[name]
+            return Verdict(
+                "stalled", f"'{name}' is {value:.4g} and reads {plateau:.4g} when nothing is learned", STALLED
+            )
+        # from its highest: a queue or a teacher that is still empty makes the first losses too low
+        highest = max(self.first, *blocks[:-1])
+        if self._fell(highest, self.recent) or self._opened():
             return None
+        if not self.final and n < ENOUGH_RECORDS:
+            return Verdict("starting", f"the loss has not moved clearly yet ({self.first:.4g} to {self.recent:.4g})")
         return Verdict("stalled", f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now", STALLED)
+
+    def _fell(self, before: float, after: float) -> bool:
+        """Whether the difference of two medians is more than noise, and more than next to nothing."""
+        error = 1.2533 * self.change / math.sqrt(self.window)  # of the difference of two medians of a window each
+        return before - after > max(FALL * abs(before), SIGMAS * error)
+
+    def _at_plateau(self) -> str:
+        """A term at its plateau, when every term that has one is there; else ""."""
+        terms = self._terms_with_plateau()
+        if any(value < (1 - MARGIN) * self.plateaus[name] for name, value in terms.items()):
+            return ""
+        return max(terms, key=lambda name: terms[name], default="")
 
     def _terms_with_plateau(self) -> dict[str, float]:
         """Recent value of every term that has a plateau above 0."""

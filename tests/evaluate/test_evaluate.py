@@ -176,7 +176,7 @@ def test_saved_embeddings_give_the_same_numbers(run, folders, files):
 def test_mistakes_with_saved_embeddings(run, folders, files, tmp_path):
     with pytest.raises(UserError, match="two files of embeddings"):
         eyespot.evaluate(files[0], files[1])
-    with pytest.raises(UserError, match="24 of the 24 samples .* are not in the embeddings"):
+    with pytest.raises(UserError, match=r"24 of the 24 samples .* are not in the embeddings"):
         eyespot.evaluate(files[0], folders[0], folders[1])
     with pytest.raises(UserError, match="holds embeddings, not pictures"):
         eyespot.evaluate(run, files[0], **QUICK)

@@ -1,0 +1,377 @@
+"""The verdict on synthetic histories, and on small networks that really learn, stall, collapse and diverge."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eyespot.train.verdict import LiveProbe, judge
+
+FLOOR = {"effective_rank": 20.0, "spread": 0.25, "mean_cosine": 0.92}
+HEALTHY = {"effective_rank": 40.0, "spread": 0.5, "mean_cosine": 0.7}
+
+
+def history(losses, name="loss_term", every=10, **more):
+    return [
+        {"step": (i + 1) * every, "loss": float(v), "terms": {name: float(v)}, **more} for i, v in enumerate(losses)
+    ]
+
+
+def falling(n=100, first=6.0, last=4.5, noise=0.05, seed=0, tau=0.3):
+    t = np.linspace(0, 1, n)
+    shape = (1 - np.exp(-t / tau)) / (1 - np.exp(-1 / tau))
+    return first + (last - first) * shape + noise * np.random.default_rng(seed).normal(size=n)
+
+
+def noisy(level, n=100, noise=0.05, seed=0):
+    return level + noise * np.random.default_rng(seed).normal(size=n)
+
+
+def state(losses, plateau=None, probes=(), floor=None, **given):
+    return judge(history(losses), plateau, probes, floor, **given)["state"]
+
+
+# --- shape of the answer ------------------------------------------------------------------------------------------
+def test_verdict_is_what_the_file_holds():
+    probe = HEALTHY | {"step": 1000, "knn": 45.0, "knn_error": 2.0}
+    given = history(falling(), grad_norm=1.0)
+    verdict = judge(given, {"loss_term": 6.2}, [probe], FLOOR | {"knn": 30.0}, final=True)
+    assert list(verdict) == ["state", "reason", "remedy", "numbers"]
+    assert verdict["state"] == "learning" and verdict["remedy"] == ""
+    assert "kNN 45.0 % (random 30.0 %)" in verdict["reason"] and "6.2" in verdict["reason"]
+    numbers = verdict["numbers"]
+    assert numbers["effective_rank_floor"] == 20 and numbers["plateau_loss_term"] == 6.2 and numbers["step"] == 1000
+    json.dumps(verdict, allow_nan=False)
+
+
+def test_nothing_was_logged():
+    assert judge([], {})["state"] == "starting"
+    assert judge([], {}, final=True)["state"] == "stalled"
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_input_is_not_changed(final):
+    given = history(falling(20))
+    before = json.dumps(given)
+    judge(given, {"loss_term": 6.2}, [HEALTHY], FLOOR, final=final)
+    assert json.dumps(given) == before
+
+
+# --- no false alarm -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("first", "last", "noise", "plateau"),
+    [
+        (6.2, 4.5, 0.05, 6.24),
+        (11.0, 8.0, 0.3, 11.09),
+        (2.3, 0.3, 0.1, 2.303),
+        (1.0, 0.6, 0.02, None),
+        (4.0, 1.0, 0.1, None),
+        (0.05, 0.03, 0.002, None),
+        (-0.1, -0.9, 0.03, None),
+        (5000.0, 800.0, 60.0, None),
+    ],
+)
+def test_no_alarm_at_any_time_while_a_loss_falls(seed, first, last, noise, plateau):
+    losses = falling(80, first, last, noise, seed)
+    plateaus = {} if plateau is None else {"loss_term": plateau}
+    for stop in range(1, 81):
+        verdict = judge(history(losses[:stop]), plateaus, [HEALTHY], FLOOR, steps=800)
+        assert verdict["state"] in ("starting", "learning"), (stop, verdict)
+    assert state(losses, plateaus, [HEALTHY], FLOOR, final=True) == "learning"
+
+
+def test_first_steps_are_not_judged():
+    flat = noisy(6.24, 4)
+    assert state(flat, {"loss_term": 6.24}) == "starting"
+    assert state(noisy(6.24, 50), {"loss_term": 6.24}, steps=100_000) == "starting"
+    assert state(flat, {"loss_term": 6.24}, final=True) == "stalled"
+
+
+def test_a_run_of_few_steps_is_judged_at_its_end():
+    assert state([6.2, 6.0, 5.7], {"loss_term": 6.24}, final=True) == "learning"
+    assert state([3.0, 2.5], final=True) == "learning"
+    assert state([3.0], final=True) == "stalled"
+
+
+def test_a_loss_with_a_moving_target_may_rise():
+    """BYOL's falls at once and rises slowly while the features spread out."""
+    t = np.linspace(0, 1, 100)
+    losses = 3.6 * np.exp(-t * 40) + 0.3 + 0.5 * t + 0.03 * np.random.default_rng(0).normal(size=100)
+    for stop in range(10, 101):
+        assert state(losses[:stop], {"loss_term": 4.0}, [HEALTHY], FLOOR) == "learning", stop
+    rising = 0.1 + 0.4 * t + 0.02 * np.random.default_rng(0).normal(size=100)
+    assert state(rising, None, [HEALTHY], FLOOR) == "learning"
+
+
+def test_converged_is_not_stalled():
+    losses = np.concatenate([falling(50), noisy(4.5, 450)])
+    assert state(losses, {"loss_term": 6.24}) == "learning"
+    assert state(losses) == "learning"
+
+
+def test_reconstruction_may_keep_features_close():
+    close = {"effective_rank": 8.0, "spread": 0.12, "mean_cosine": 0.985}
+    assert state(falling(), None, [close, close], FLOOR) == "learning"
+
+
+def test_a_dip_of_one_probe_is_no_collapse():
+    dip = {"effective_rank": 8.0, "spread": 0.05, "mean_cosine": 0.998}
+    assert state(falling(), None, [HEALTHY, dip], FLOOR) == "learning"
+    assert state(falling(), None, [dip, HEALTHY], FLOOR, final=True) == "learning"
+
+
+def test_random_weights_that_are_alike_are_no_collapse():
+    """Untrained transformers have mean cosines of .99; the network learns from there."""
+    floor = {"effective_rank": 6.0, "spread": 0.08, "mean_cosine": 0.993}
+    probe = {"effective_rank": 9.0, "spread": 0.1, "mean_cosine": 0.99}
+    assert state(falling(), None, [probe, probe], floor) == "learning"
+
+
+def test_two_classes_learned_well_are_no_collapse():
+    probe = {"effective_rank": 1.9, "spread": 0.6, "mean_cosine": 0.5, "knn": 97.0, "knn_error": 2.0}
+    assert state(falling(100, 0.69, 0.05, 0.01), {"loss_term": 0.693}, [probe] * 2, FLOOR | {"knn": 70.0}) == "learning"
+
+
+def test_a_loss_that_begins_above_its_plateau_is_learning_while_it_falls():
+    """A reconstruction starts far above what a constant prediction reads."""
+    losses = falling(60, 2.0, 0.975, 0.02)
+    for stop in range(10, 50):
+        assert state(losses[:stop], {"loss_term": 0.98}, [HEALTHY], FLOOR) in ("starting", "learning"), stop
+    assert state(np.concatenate([losses, noisy(0.975, 100, 0.01)]), {"loss_term": 0.98}) == "stalled"
+
+
+def test_a_loss_that_begins_too_low():
+    """The random queue of MoCo is easy to tell apart at first."""
+    filling = np.concatenate([np.linspace(1, 6, 10), falling(90, 6, 4)])
+    for stop in range(25, 100):
+        assert state(filling[:stop], {"loss_term": 8.3}, [HEALTHY], FLOOR) in ("starting", "learning"), stop
+    assert state(np.concatenate([np.linspace(1, 6, 10), noisy(6, 90)]), {"loss_term": 8.3}) == "stalled"
+
+
+def test_a_random_network_below_the_plateau_has_still_not_learned():
+    assert state(noisy(4.6, 60), {"loss_term": 4.84}, [FLOOR], FLOOR) == "stalled"
+
+
+def test_dead_units():
+    zero = {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": 0.0}
+    verdict = judge(history(falling()), None, [zero, zero], FLOOR)
+    assert verdict["state"] == "collapsed" and "zero" in verdict["reason"] and "rate" in verdict["remedy"]
+
+
+def test_single_spikes_that_pass_are_no_alarm():
+    losses = falling(200)
+    losses[[60, 120, 121]] += 4
+    assert state(losses, {"loss_term": 6.24}) == "learning"
+
+
+# --- alarms -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("level", "noise"), [(6.24, 0.03), (11.09, 0.05), (2.303, 0.02)])
+def test_a_loss_at_its_plateau_is_stalled(seed, level, noise):
+    verdict = judge(history(noisy(level, 60, noise, seed)), {"loss_term": level}, [HEALTHY], FLOOR)
+    assert verdict["state"] == "stalled" and "when nothing is learned" in verdict["reason"] and verdict["remedy"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_does_not_fall_is_stalled(seed):
+    assert state(noisy(0.8, 100, 0.03, seed), None, [FLOOR], FLOOR) == "stalled"
+    assert state(noisy(0.8, 100, 0.03, seed)) == "stalled"
+
+
+def test_terms_are_judged_one_by_one():
+    """A sum falls when its small term does; what counts are the terms that have a plateau."""
+    records = history(falling(100, 7, 6.2, 0.01))
+    for r in records:
+        r["terms"] = {"contrast": 6.2, "extra": r["loss"] - 6.2}
+    assert judge(records, {"contrast": 6.24})["state"] == "stalled"
+    assert judge(records, {"contrast": 8.0})["state"] == "learning"
+    assert judge(records, {"contrast": 6.24, "extra": 0.0})["state"] == "stalled"
+
+
+def test_neighbours_that_beat_the_floor_outweigh_a_plateau():
+    probe = HEALTHY | {"knn": 40.0, "knn_error": 2.0}
+    flat = noisy(6.24)
+    assert state(flat, {"loss_term": 6.24}, [probe], FLOOR | {"knn": 30.0}) == "learning"
+    assert state(flat, {"loss_term": 6.24}, [probe], FLOOR | {"knn": 38.0}) == "stalled"
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        {"effective_rank": 4.0, "spread": 0.06, "mean_cosine": 0.996},
+        {"effective_rank": 1.2, "spread": 0.3, "mean_cosine": 0.9},
+        {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": 1.0},
+        HEALTHY | {"projection_cosine": 0.999},
+    ],
+)
+def test_constant_features_are_collapsed(probe):
+    floor = FLOOR | {"projection_cosine": 0.9}
+    verdict = judge(history(falling()), None, [probe, probe], floor)
+    assert verdict["state"] == "collapsed" and verdict["remedy"]
+    assert judge(history(falling()), None, [HEALTHY, probe], floor, final=True)["state"] == "collapsed"
+
+
+def test_collapse_comes_before_a_stall():
+    probe = {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": 1.0}
+    assert state(noisy(6.24), {"loss_term": 6.24}, [probe, probe], FLOOR) == "collapsed"
+
+
+def test_pictures_that_are_all_the_same():
+    same = {"effective_rank": 1.0, "spread": 0.0, "mean_cosine": 1.0}
+    verdict = judge(history(noisy(6.24)), {"loss_term": 6.24}, [same, same], same)
+    assert verdict["state"] == "collapsed" and "pictures" in verdict["remedy"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_unstable_at_once(value):
+    records = history([6.0, 5.9, 5.8])
+    records.append({"step": 31, "loss": value, "terms": {"a": 1.0, "b": value}})
+    verdict = judge(records, {})
+    assert verdict["state"] == "unstable" and "'b' is not finite at step 31" in verdict["reason"]
+    assert all(math.isfinite(v) for v in verdict["numbers"].values())
+    lost = HEALTHY | {"mean_cosine": math.nan}
+    assert judge(history(falling()), None, [lost], FLOOR)["state"] == "unstable"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_jumps_and_stays_up_is_unstable(seed):
+    losses = np.concatenate([falling(60, seed=seed), noisy(6.1, 30, 0.05, seed)])
+    verdict = judge(history(losses), {"loss_term": 6.5}, [HEALTHY], FLOOR)
+    assert verdict["state"] == "unstable" and "risen by 1 jump from 4." in verdict["reason"]
+
+
+def test_a_loss_that_swings_wildly_is_unstable():
+    rng = np.random.default_rng(0)
+    wild = np.concatenate([falling(40, 3, 1, 0.03), 1 + rng.exponential(4, 60)])
+    assert state(wild) == "unstable"
+
+
+def test_exploding_gradients_with_a_rising_loss_are_unstable():
+    t = np.linspace(0, 1, 60)
+    losses = np.concatenate([falling(60), 4.5 + 1.5 * t])
+    records = history(losses)
+    for i, r in enumerate(records):
+        r["grad_norm"] = 1.0 if i < 60 else 1.0 + 100 * t[i - 60]
+    assert judge(records, {})["state"] == "unstable"
+
+
+# --- networks that are really trained -----------------------------------------------------------------------------
+def stripes(n, seed):
+    """Pictures of stripes across or down in any colours, and which it is."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.arange(n) % 2
+    line = (torch.arange(12) // 2 % 2).float()
+    pattern = torch.where(kind[:, None, None] == 0, line[:, None], line[None, :].expand(12, 12))
+    a, b = torch.rand(2, n, 3, 1, 1, generator=generator)
+    pictures = a + (b - a) * pattern[:, None]
+    return (pictures + 0.05 * torch.randn(n, 3, 12, 12, generator=generator)).clamp(0, 1), kind
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 16),
+    )
+
+
+def recoloured(x, generator):
+    scale, shift = torch.rand(2, len(x), 3, 1, 1, generator=generator)
+    return (x * (0.5 + scale) + 0.4 * (shift - 0.5)).clamp(0, 1)
+
+
+def contrast(net, head, x, y, generator):
+    z = F.normalize(torch.cat([head(net(recoloured(x, generator))) for _ in range(2)]), dim=1)
+    similar = (z @ z.T / 0.2).fill_diagonal_(-math.inf)
+    return F.cross_entropy(similar, torch.arange(len(z)).roll(len(x)))
+
+
+def attract(net, head, x, y, generator):
+    """Views are pulled together and nothing holds them apart."""
+    return (net(recoloured(x, generator)) - net(recoloured(x, generator))).square().sum(1).mean()
+
+
+def classify(net, head, x, y, generator):
+    return F.cross_entropy(head(net(x))[:, :2], y)
+
+
+def chance(net, head, x, y, generator):
+    return F.cross_entropy(head(net(x))[:, :2], torch.randint(0, 2, y.shape, generator=generator))
+
+
+def train(loss_of, lr, steps=80, labelled=True, momentum=0.9, optimizer=None):
+    """A run as the engine makes it: records, probes, floor."""
+    net = network()
+    head = nn.Linear(16, 8)
+    x, y = stripes(96, 0)
+    probe = LiveProbe(x, y if labelled else None)
+    probe.set_floor(net)
+    parameters = [*net.parameters(), *head.parameters()]
+    solver = optimizer(parameters, lr=lr) if optimizer else torch.optim.SGD(parameters, lr=lr, momentum=momentum)
+    generator = torch.Generator().manual_seed(1)
+    records, probes = [], []
+    for step in range(1, steps + 1):
+        rows = torch.randint(0, 96, (48,), generator=generator)
+        loss = loss_of(net, head, x[rows], y[rows], generator)
+        records.append({"step": step, "loss": loss.item(), "terms": {"term": loss.item()}})
+        if not math.isfinite(records[-1]["loss"]):
+            break
+        solver.zero_grad()
+        loss.backward()
+        solver.step()
+        if step % 20 == 0:
+            probes.append({"step": step, **probe(net)})
+    return records, probes, probe.floor
+
+
+ADAM = torch.optim.Adam
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_networks_that_learn(labelled):
+    for loss_of, plateau in ((contrast, math.log(95)), (classify, math.log(2))):
+        records, probes, floor = train(loss_of, 3e-3, 150, labelled, optimizer=ADAM)
+        for stop in range(1, len(records)):
+            seen = [p for p in probes if p["step"] <= stop]
+            verdict = judge(records[:stop], {"term": plateau}, seen, floor, steps=150)
+            assert verdict["state"] in ("starting", "learning"), (loss_of.__name__, stop, verdict)
+        verdict = judge(records, {"term": plateau}, probes, floor, final=True)
+        assert verdict["state"] == "learning", (loss_of.__name__, verdict)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_network_that_collapses(labelled):
+    verdict = judge(*_given(train(attract, 1e-2, 200, labelled, optimizer=ADAM)), final=True)
+    assert verdict["state"] == "collapsed", verdict
+
+
+def test_networks_that_stall():
+    for loss_of, lr, plateau in ((contrast, 0.0, math.log(95)), (chance, 1e-3, math.log(2)), (classify, 1e-7, None)):
+        records, probes, floor = train(loss_of, lr)
+        plateaus = {} if plateau is None else {"term": plateau}
+        verdict = judge(records, plateaus, probes, floor, final=True)
+        assert verdict["state"] == "stalled", (loss_of.__name__, verdict)
+
+
+def test_networks_that_diverge():
+    for lr in (30.0, 1e4):
+        records, probes, floor = train(classify, lr)
+        verdict = judge(records, {"term": math.log(2)}, probes, floor, final=True)
+        assert verdict["state"] in ("unstable", "collapsed"), (lr, verdict)
+    records, probes, floor = train(attract, 1e3)
+    assert judge(records, {}, probes, floor)["state"] == "unstable"
+
+
+def _given(run):
+    records, probes, floor = run
+    return records, {}, probes, floor
