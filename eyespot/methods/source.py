@@ -27,6 +27,8 @@ class Module:
     classes: dict[str, ast.ClassDef]
     imports: dict[str, tuple[str, str]]
     """Local name -> (module, name there), of `from module import name`; `import a.b as c` has no name there."""
+    extras: tuple[str, ...]
+    """The optional stacks that it asks for: the second argument of its MissingExtra(...) calls."""
 
 
 Ancestry = list[tuple[Module, ast.ClassDef]]
@@ -44,11 +46,13 @@ def read(name: str, path: Path) -> Module:
 @functools.lru_cache(maxsize=512)
 def _read(name: str, path: Path, changed: int) -> Module:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
     except SyntaxError as error:
         raise UserError(f"'{path}' is not valid Python (line {error.lineno}: {error.msg}); mend it.") from error
     classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
-    return Module(name, path, tree, classes, dict(_imports(tree, name)))
+    extras = _missing_extras(tree) if "MissingExtra(" in text else ()  # walking every tree would take the most time
+    return Module(name, path, tree, classes, dict(_imports(tree, name)), extras)
 
 
 def _imports(tree: ast.Module, name: str) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -146,8 +150,7 @@ def fields(node: ast.ClassDef) -> list[Field]:
     return list(read_fields(node))
 
 
-def missing_extras(tree: ast.Module) -> tuple[str, ...]:
-    """The extras that a file asks for: the second argument of its MissingExtra(...) calls."""
+def _missing_extras(tree: ast.Module) -> tuple[str, ...]:
     calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and tail(n.func) == "MissingExtra")
     named = (literal(call.args[1], "") for call in calls if len(call.args) > 1)
     return tuple(sorted({name for name in named if name}))

@@ -161,4 +161,4 @@ def test_a_file_without_a_method_is_none(tmp_path):
 def test_missing_extra_calls_name_the_stack(tmp_path):
     path = tmp_path / "lazy.py"
     path.write_text('raise MissingExtra("av", "video", "Lazy")\n')
-    assert source.missing_extras(source.read("lazy", path).tree) == ("video",)
+    assert source.read("lazy", path).extras == ("video",)
