@@ -1,7 +1,7 @@
 """TIFF pictures that pillow would cut down or refuse: more than four bands, or several bands of more than 8 bits.
 
-Baseline TIFF 6.0 and little-endian BigTIFF in strips or tiles, chunky or planar, stored plain or deflated, with or without
-horizontal differencing: what satellite and microscope software writes. The first page is read.
+Baseline TIFF 6.0 and little-endian BigTIFF in strips or tiles, chunky or planar, stored plain or deflated, with or
+without horizontal differencing: what satellite and microscope software writes. The first page is read.
 """
 
 from __future__ import annotations
