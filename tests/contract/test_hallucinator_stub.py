@@ -129,7 +129,8 @@ def test_state_holds_the_backbone_once_and_loads(name):
 def test_groups_hold_every_trained_parameter_once_by_its_name_in_the_state(name):
     method = composed(name)
     named = [pair for group in method.param_groups() for pair in group["params"]]
-    assert dict(named) == {n: p for n, p in method.named_parameters() if p.requires_grad}
+    wanted = {n: id(p) for n, p in method.named_parameters() if p.requires_grad}
+    assert {n: id(p) for n, p in named} == wanted
     assert len(named) == len(dict(named))
 
 

@@ -198,27 +198,31 @@ def test_every_parameter_of_the_student_has_a_gradient_and_none_of_the_teacher()
 def test_group_loss_alone_gives_the_predictor_no_gradient():
     method = small(group_weight=1.0)
     terms = one_step(method)
-    assert float(terms["slot"]) == 0
+    assert float(terms["slot"].detach()) == 0
     assert all(p.grad is not None and not p.grad.any() for p in method.predictor.parameters())
 
 
 def test_slot_loss_alone_moves_the_prototypes():
     method = small(group_weight=0.0)
     terms = one_step(method)
-    assert float(terms["group"]) == 0
+    assert float(terms["group"].detach()) == 0
     assert method.prototypes.weight.grad.abs().sum() > 0
 
 
-def test_no_common_slot_costs_nothing_and_keeps_the_graph():
-    """One picture whose views share no slot: no row for batch norm, and still a gradient everywhere."""
+@pytest.mark.parametrize("common", [0, 1])
+def test_too_few_common_slots_cost_nothing_and_keep_the_graph(common):
+    """Fewer than two rows have no batch statistics: the loss is 0, the norm stays, and all get a gradient."""
     method = small()
+    before = {k: v.clone() for k, v in method.predictor.state_dict().items()}
     scores, other = torch.zeros(1, 12, 4, 4), torch.zeros(1, 12, 4, 4)
     scores[:, 0], other[:, 1] = 1, 1
+    other[:, 0, 0, 0] = 2 * common
     slots = torch.randn(1, 12, 8, requires_grad=True)
     loss = method._contrast(slots, scores, torch.randn(1, 12, 8), other)
     loss.backward()
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     assert all(p.grad is not None and not p.grad.any() for p in method.predictor.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in method.predictor.state_dict().items())
 
 
 class Widening(Backbone):
@@ -284,7 +288,7 @@ def test_plateau_is_the_loss_of_uniform_assignments():
     nn.init.zeros_(method.prototypes.weight)
     nn.init.zeros_(method.teacher.module["prototypes"].weight)
     views = method.views({"image": pictures()}, Draws(index=range(8)))
-    assert float(method(views)["group"]) == pytest.approx(method.plateau(8)["group"], rel=1e-5)
+    assert float(method(views)["group"].detach()) == pytest.approx(method.plateau(8)["group"], rel=1e-5)
 
 
 def test_a_net_without_a_map_is_refused():
