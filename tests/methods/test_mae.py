@@ -6,7 +6,7 @@ import torch
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.masked import normalise_patches, patchify
-from eyespot.methods.image.mae import MAE, MAEConfig
+from eyespot.methods.image.mae import MAE, MAEConfig, decoder_shape
 from eyespot.nets.backbones import backbone
 
 
@@ -95,9 +95,13 @@ def test_other_nets_channels_and_decoders(net, channels):
     assert mae.dense(pixels(2, channels)).shape[1] == mae.backbone.embed_dim
 
 
-def test_decoder_defaults_are_the_papers_at_its_size():
-    mae = MAE(backbone("vit_base", image_size=32, dim=544, heads=1, patch=8))
-    assert (mae.decoder.dim, len(mae.decoder.blocks), mae.decoder.blocks[0].attn.num_heads) == (512, 8, 16)
+def test_decoder_defaults_are_the_papers_at_its_sizes():
+    config = MAEConfig()
+    assert decoder_shape(config, 768, 12) == decoder_shape(config, 1024, 24) == (512, 8, 16)
+    assert decoder_shape(config, 128, 4) == (64, 2, 2)
+    assert decoder_shape(MAEConfig(decoder_dim=96, decoder_depth=3, decoder_heads=4), 768, 12) == (96, 3, 4)
+    mae = method()
+    assert (mae.decoder.dim, len(mae.decoder.blocks), mae.decoder.blocks[0].attn.num_heads) == (32, 2, 1)
 
 
 def test_pooling_is_the_mean_unless_asked():

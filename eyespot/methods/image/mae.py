@@ -44,7 +44,7 @@ class MAEConfig(MethodConfig):
     norm_pix: bool = True
     """Whether the target is standardised patch by patch."""
     decoder_dim: int | None = None
-    """Width of the decoder; None: the encoder's, at most 512 (the paper's)."""
+    """Width of the decoder; None: two thirds of the encoder's, at most 512 (so the paper's for ViT-B and ViT-L)."""
     decoder_depth: int | None = None
     """Blocks of the decoder; None: 8 (the paper's) for encoders of 12 blocks and more, else 2."""
     decoder_heads: int | None = None
@@ -85,9 +85,7 @@ class MAE(Method):
         check_ranges(config, decoder_dim=WIDTH, decoder_depth=WIDTH, decoder_heads=WIDTH, crop_min=CROP, flip=SHARE)
         self._check(backbone)
         backbone.set_pooling(self.config.pooling)
-        depth = self.config.decoder_depth or (8 if len(backbone.net.blocks) >= 12 else 2)
-        dim = self.config.decoder_dim or min(512, backbone.embed_dim)
-        heads = self.config.decoder_heads or max(1, dim // 32)
+        dim, depth, heads = decoder_shape(config, backbone.embed_dim, len(backbone.net.blocks))
         self.numbers = backbone.patch**2 * backbone.channels
         self.decoder = TokenDecoder(backbone.embed_dim, self.numbers, backbone.grid, dim, depth, heads, backbone.prefix)
 
@@ -118,3 +116,10 @@ class MAE(Method):
     def plateau(self, batch: int) -> dict[str, float]:
         """With standardised targets, the variance that a constant prediction leaves: 1, less one degree of freedom."""
         return {"pixels": 1.0 - 1.0 / self.numbers} if self.config.norm_pix else {}
+
+
+def decoder_shape(config: MAEConfig, width: int, blocks: int) -> tuple[int, int, int]:
+    """Width, depth and heads of the decoder for an encoder of some width and number of blocks."""
+    dim = config.decoder_dim or min(512, max(32, width * 2 // 3 // 32 * 32))
+    depth = config.decoder_depth or (8 if blocks >= 12 else 2)
+    return dim, depth, config.decoder_heads or max(1, dim // 32)
