@@ -56,8 +56,8 @@ def scene_factors(index: np.ndarray, seed: int = 0, split: str = "train") -> Fac
     return {
         "shape": torch.from_numpy(index % len(CLASSES)),
         "rotation": _rotation(yaw, tilt, roll),
-        "position": draws.uniform("position", 2, low=-0.22, high=0.22),
-        "size": draws.uniform("size", low=0.75, high=1.1),
+        "position": draws.uniform("position", 2, low=-0.18, high=0.18),
+        "size": draws.uniform("size", low=0.82, high=1.12),
         "light": functional.normalize(light, dim=1),
         "brightness": draws.uniform("brightness", low=0.75, high=1.15),
         "color": _colors(draws.uniform("color", 6)),
@@ -69,7 +69,7 @@ def scene_factors(index: np.ndarray, seed: int = 0, split: str = "train") -> Fac
         "background": draws.integers("background", 3),
         "background_window": draws.uniform("background_window", 5),
         "background_color": _colors(draws.uniform("background_color", 6)),
-        "clutter": draws.uniform("clutter", 5 * 9).view(-1, 5, 9),
+        "clutter": draws.uniform("clutter", 4 * 9).view(-1, 4, 9),
     }
 
 
