@@ -50,6 +50,10 @@ ENOUGH_RECORDS = 20
 """Records before a loss that has not fallen is called stalled while the run goes on."""
 LOST = 0.6
 """Unstable when more than this share of what the loss had gained is lost again, by jumps."""
+BURST = 3.0
+"""Unstable when the loss is above this many times its plateau ..."""
+BURST_UNKNOWN = 10.0
+"""... or above this many times its first value where it has none."""
 JUMP = 8.0
 """A jump is a rise of more than this many deviations of the usual change between two records."""
 BETTER = 2.0
@@ -170,22 +174,31 @@ class Case:
         return None
 
     def unstable(self) -> Verdict | None:
-        if len(self.losses) < 8:
+        n = len(self.losses)
+        if n < 8:
             return None
-        smooth = np.array([np.median(self.losses[max(0, i - 2) : i + 3]) for i in range(len(self.losses))])
-        best = int(smooth.argmin())
+        smooth = np.array([np.median(self.losses[max(0, i - 2) : i + 3]) for i in range(n)])
+        now, best = float(np.median(smooth[-min(self.window, 10) :])), int(smooth.argmin())
         # noise as it was before the trouble began
         change = usual_change(self.losses[: best + 1]) if best >= 5 else self.change
         gained = max(self.first - smooth[best], 4 * change, 1e-3 * abs(self.first))
-        lost = float(np.median(smooth[-min(self.window, 10) :])) - smooth[best]
-        if lost < LOST * gained or self._better():
+        burst = now > self._bound()
+        # at the very start nothing had been gained: the first losses of a moving target are too low
+        lost = best >= max(3, n // 20) and now - smooth[best] > LOST * gained and not self._better()
+        if not lost and not burst:
             return None
         jumps = int((np.diff(self.losses)[best:] > max(JUMP * change, 0.25 * gained)).sum())
-        if not jumps and not self._steep():
+        if not jumps and not burst and not self._steep():
             return None
         how = f"by {jumps} jump{'s' if jumps > 1 else ''} " if jumps else ""
-        reason = f"the loss has risen {how}from {smooth[best]:.4g} to {smooth[best] + lost:.4g}"
-        return Verdict("unstable", reason, TOO_FAST)
+        return Verdict("unstable", f"the loss has risen {how}from {smooth[best]:.4g} to {now:.4g}", TOO_FAST)
+
+    def _bound(self) -> float:
+        """A loss that no run needs to exceed for long: its plateau, or its first value where it has none."""
+        terms = self._terms_with_plateau()
+        if not terms or set(terms) != self._terms():
+            return BURST_UNKNOWN * abs(self.first)
+        return BURST * max(sum(self.plateaus[name] for name in terms), abs(self.first))
 
     def _steep(self) -> bool:
         """Whether gradients have become far larger than they were."""
@@ -201,20 +214,31 @@ class Case:
         n = len(self.losses)
         if n < 2 and not self._at_plateau():
             return Verdict("stalled", f"{self.step} steps are too few to learn anything", "train longer")
-        blocks = [float(np.median(part)) for part in np.array_split(self.losses, min(n, 5))]
-        if self._at_plateau() and not (n > 1 and self._fell(blocks[-2], blocks[-1])):
-            name = self._at_plateau()
-            value, plateau = self._terms_with_plateau()[name], self.plateaus[name]
-            return Verdict(
-                "stalled", f"'{name}' is {value:.4g} and reads {plateau:.4g} when nothing is learned", STALLED
-            )
-        # from its highest: a queue or a teacher that is still empty makes the first losses too low
-        highest = max(self.first, *blocks[:-1])
-        if self._fell(highest, self.recent) or self._opened():
+        reason = self._resting() or self._never_fell()
+        if reason is None:
             return None
         if not self.final and n < ENOUGH_RECORDS:
-            return Verdict("starting", f"the loss has not moved clearly yet ({self.first:.4g} to {self.recent:.4g})")
-        return Verdict("stalled", f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now", STALLED)
+            return Verdict("starting", f"too few records to tell: {reason}")
+        return Verdict("stalled", reason, STALLED)
+
+    def _blocks(self) -> list[float]:
+        """The median of every fifth of the losses."""
+        return [float(np.median(part)) for part in np.array_split(self.losses, min(len(self.losses), 5))]
+
+    def _resting(self) -> str | None:
+        """Whether the loss is at its plateau, and not on the way down through it."""
+        name, blocks = self._at_plateau(), self._blocks()
+        if not name or (len(blocks) > 1 and self._fell(blocks[-2], blocks[-1])):
+            return None
+        value = self._terms_with_plateau()[name]
+        return f"'{name}' is {value:.4g} and reads {self.plateaus[name]:.4g} when nothing is learned"
+
+    def _never_fell(self) -> str | None:
+        """Whether the loss is as high as ever, and the features have not spread out either."""
+        # from its highest: a queue or a teacher that is still empty makes the first losses too low
+        if self._fell(max(self.first, *self._blocks()[:-1]), self.recent) or self._opened():
+            return None
+        return f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now"
 
     def _fell(self, before: float, after: float) -> bool:
         """Whether the difference of two medians is more than noise, and more than next to nothing."""

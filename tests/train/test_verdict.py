@@ -245,6 +245,12 @@ def test_a_loss_that_jumps_and_stays_up_is_unstable(seed):
     assert verdict["state"] == "unstable" and "risen by 1 jump from 4." in verdict["reason"]
 
 
+def test_a_loss_that_explodes_from_the_start_is_unstable():
+    losses = np.exp(np.linspace(0, 8, 40))
+    assert state(losses) == "unstable"
+    assert state(losses, {"loss_term": 2.3}) == "unstable"
+
+
 def test_a_loss_that_swings_wildly_is_unstable():
     rng = np.random.default_rng(0)
     wild = np.concatenate([falling(40, 3, 1, 0.03), 1 + rng.exponential(4, 60)])
