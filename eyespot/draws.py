@@ -152,7 +152,8 @@ class Draws:
         """float32 standard normal [B] or [B, columns], by the inverse of the distribution."""
         from scipy.special import ndtri
 
-        return self._tensor(ndtri(self._uniform(name, columns or 1) + 2.0**-54), columns, torch.float32)
+        unit = np.minimum(self._uniform(name, columns or 1) + 2.0**-54, 1 - 2.0**-53)  # never 0 or 1
+        return self._tensor(ndtri(unit), columns, torch.float32)
 
     def beta(self, name: str, a: float, b: float, columns: int | None = None) -> Tensor:
         """float32 Beta(a, b) [B] or [B, columns], by the inverse of the distribution."""
@@ -170,7 +171,7 @@ class Draws:
         size = int(np.prod(shape))
         unit = _shift(bits_torch(self.seed, self.prefix + name, self.epoch, index, size), 40).float() * 2.0**-24
         if normal:
-            unit = torch.special.ndtri((unit + 2.0**-25).double()).float()
+            unit = torch.special.ndtri(unit.double() + 2.0**-25).float()  # in float32 the largest would round to 1
         return unit.view(len(self.index), *shape)
 
     def _step_bits(self, name: str, columns: int) -> np.ndarray:

@@ -91,3 +91,12 @@ def test_epoch_order_is_a_permutation(seed, epoch, n):
 
 def test_epochs_are_shuffled_anew():
     assert not np.array_equal(epoch_permutation(0, 0, 100), epoch_permutation(0, 1, 100))
+
+
+def test_normal_numbers_are_finite_for_the_extreme_bits(monkeypatch):
+    for bits in (0, 2**64 - 1):
+        words = np.full((1, 2), bits, dtype=np.uint64)
+        monkeypatch.setattr("eyespot.draws.bits_numpy", lambda *a, words=words: words)
+        monkeypatch.setattr("eyespot.draws.bits_torch", lambda *a, words=words: torch.from_numpy(words.view(np.int64)))
+        for drawn in (Draws().normal("n", 2), Draws().noise("n", 2, normal=True)):
+            assert drawn.isfinite().all() and 5 < float(drawn.abs().min()) < 9
