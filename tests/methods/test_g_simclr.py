@@ -14,6 +14,7 @@ from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.contrastive import nt_xent
 from eyespot.methods.image.g_simclr import (
+    CIFAR_COINS,
     AutoencoderConfig,
     DenoisingAutoencoder,
     GSimCLR,
@@ -198,6 +199,13 @@ def test_no_preparation_no_own_order():
     assert small().batches(20, 0, Draws()) is None
 
 
+def test_clusters_of_other_data_are_refused():
+    method = small()
+    method.prepared = {"cluster": torch.zeros(5, dtype=torch.int64)}
+    with pytest.raises(UserError, match="5 pictures but the data has 20"):
+        method.batches(20, 0, Draws())
+
+
 def test_more_clusters_than_pictures_are_refused():
     with pytest.raises(UserError, match="30 clusters"):
         small(clusters=30).prepare(range(20), FakeTools())
@@ -221,7 +229,7 @@ def test_coins_fall_for_the_whole_batch():
     x, found = pictures().float() / 255, set()
     for step in range(40):
         coins = Draws(step=step, index=range(8)).scope("view1").step_uniform("coins", 7).tolist()
-        out = coin_view(x, Draws(step=step, index=range(8)).scope("view1"))
+        out = coin_view(x, Draws(step=step, index=range(8)).scope("view1"), *CIFAR_COINS)
         grey = bool((out[:, 0] - out[:, 2]).abs().max() < 1e-5)
         assert grey == (coins[2] < 0.5)
         found.add(grey)

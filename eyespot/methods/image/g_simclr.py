@@ -193,6 +193,8 @@ class GSimCLR(Method):
         if "cluster" not in self.prepared:
             return None
         labels, batch = self.prepared["cluster"].cpu().numpy(), self.info.batch_size
+        if len(labels) != n:
+            raise UserError(f"The clusters are of {len(labels)} pictures but the data has {n}; start a new run.")
         if self.config.policy == "paper":
             return guided_order(labels)[: n // batch * batch].reshape(-1, batch)
         return balanced_batches(labels, batch, draws.seed, epoch)
@@ -204,7 +206,8 @@ class GSimCLR(Method):
             spec = symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip)
             return two_views(batch["image"], draws, spec)
         images = clean(batch["image"], c.image_size, crop_ratio=1.0, device=draws.device)
-        return {name: coin_view(images, draws.scope(name)) for name in ("view1", "view2")}
+        settings = CIFAR_COINS if c.image_size <= 64 else IMAGENET_COINS
+        return {name: coin_view(images, draws.scope(name), *settings) for name in ("view1", "view2")}
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """ "query" and "key", [B, out] each: the embeddings of view 1 and view 2, not normalised."""
@@ -218,15 +221,20 @@ class GSimCLR(Method):
         return {"nt_xent": math.log(2 * batch - 1)}
 
 
-def coin_view(images: Tensor, draws: Draws, strength: float = 0.2) -> Tensor:
-    """The paper's view on CIFAR-10: one coin of 1/2 each for flip, jitter and grey decides for the whole batch.
+CIFAR_COINS, IMAGENET_COINS = (0.2, 0.5, 0.5), (1.0, 0.8, 0.2)
+"""The paper's strength of the jitter, probability of the jitter and of grey, for 32 and for 224 px."""
+
+
+def coin_view(images: Tensor, draws: Draws, strength: float, jitter_p: float, grey_p: float) -> Tensor:
+    """The paper's view: one coin each for flip (1/2), jitter and grey decides for the whole batch.
 
     Brightness moves by up to 0.8 s, contrast and saturation scale by 1 +- 0.8 s, hue turns by up to 0.2 s of the
-    circle, by the same amount for all pictures of the batch. Pixels [B, C, S, S] in [0, 1].
+    circle, by the same amount for all pictures of the batch. Grey works here; in the released CIFAR-10 notebook its
+    result is thrown away. Pixels [B, C, S, S] in [0, 1].
     """
     flip, jitter, grey, bright, contrast, saturation, hue = draws.step_uniform("coins", 7).tolist()
     x = images.flip(-1) if flip < 0.5 else images
-    if jitter < 0.5:
+    if jitter < jitter_p:
         wide = 0.8 * strength
         x = x + wide * (2 * bright - 1)
         middle = x.mean((2, 3), keepdim=True)
@@ -235,6 +243,6 @@ def coin_view(images: Tensor, draws: Draws, strength: float = 0.2) -> Tensor:
         if x.shape[1] == 3:
             x = adjust_saturation(x, 1 + wide * (2 * saturation - 1))
             x = adjust_hue(x, 0.2 * strength * (2 * hue - 1))
-    if grey < 0.5 and x.shape[1] == 3:
+    if grey < grey_p and x.shape[1] == 3:
         x = rgb_to_grayscale(x, num_output_channels=3)
     return x
