@@ -102,13 +102,16 @@ def method(entry: Entry) -> str:
         + (f" Install: `pip install 'eyespot[{','.join(entry.extras)}]'`." if entry.extras else ""),
     ]
     if entry.fields:
-        rows = [[f"`{f.name}`", f"`{f.annotation}`", f"`{plain(f.default)}`", escape(f.sentence)] for f in entry.fields]
+        rows = [
+            [f"`{f.name}`", f"`{f.annotation.replace(' | ', ' or ')}`", f"`{plain(f.default)}`", escape(f.sentence)]
+            for f in entry.fields
+        ]
         parts += ["## Arguments", table(["`--set`", "type", "default", "what it is"], rows)]
     if entry.recipe and entry.kind != "plugin":
         rows = [[f"`{key}`", f"`{plain(v)}`"] for key, v in entry.recipe.items() if key != "expected"]
         parts += ["## Recipe", table(["field", "value"], rows)]
         if entry.recipe.get("expected"):
-            parts.append(f"Expected, by its source: {escape(str(entry.recipe['expected']))}.")
+            parts.append(f"Expected, by its source: {escape(str(entry.recipe['expected']).rstrip('.'))}.")
     heads = ("golden numbers", "floor beaten", "claim")
     rows = [[head, seen(value)] for head, value in zip(heads, evidence(entry), strict=True)]
     parts += ["## Evidence", table(["what was run", "outcome"], rows)]
