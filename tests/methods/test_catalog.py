@@ -48,6 +48,11 @@ def _tuple(value):
     return tuple(value) if isinstance(value, list) else value
 
 
+def test_what_every_method_has_is_no_argument_of_one():
+    assert "temperature" in {f.name for f in catalog.find("simclr").fields}
+    assert "image_size" not in {f.name for f in catalog.find("simclr").fields}
+
+
 def test_names_are_forgiving_and_mistakes_are_told():
     assert catalog.find("SimCLR").name == "simclr"
     with pytest.raises(UserError, match="did you mean 'simclr'"):
