@@ -99,8 +99,8 @@ def test_encoder_sees_the_clamped_part_on_plain_pixels():
     x = pixels()
     mfm({"image": x})
     high = frequency_mask(32, 4, 999, torch.zeros(4, dtype=torch.bool))
-    torch.testing.assert_close(seen[0], keep_frequencies(x, high))
-    assert seen[0].min() == 0
+    torch.testing.assert_close(seen[-1], keep_frequencies(x, high))
+    assert seen[-1].min() == 0
 
 
 def test_defaults_follow_net_and_size():
@@ -135,6 +135,22 @@ def test_one_batch_is_the_weighted_mean_of_its_halves():
         counts.append((mfm.corrupt(x[rows], part)[1] == 0).sum())
     assert counts[0] != counts[1], "the test needs unequal counts"
     torch.testing.assert_close(whole, sum(p * c for p, c in zip(parts, counts, strict=True)) / sum(counts))
+
+
+def test_running_statistics_are_those_of_clean_pictures():
+    mfm, clean = method().double().train(), method().double().train()
+    x = pixels(8).double()
+    mfm({"image": x}, Draws(index=range(8), step=8))
+    with torch.no_grad():
+        clean.backbone.forward_dense(x)
+    before = dict(mfm.backbone.named_buffers())
+    for name, buffer in clean.backbone.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(before[name], buffer)
+    kept = mfm.backbone.net.bn.running_mean.clone()
+    mfm({"image": x}, Draws(index=range(8), step=9))
+    torch.testing.assert_close(mfm.backbone.net.bn.running_mean, kept)
+    assert mfm.backbone.net.bn.momentum == 0.1
 
 
 # --- the other tasks ------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ frequencies that were removed count:
 The three other corruptions of the paper (super-resolution, deblurring, denoising) are `task`; their loss counts all
 frequencies. Three details follow the authors' code: what is left is clamped to [0, 1] before the encoder sees it, the
 corruption works on plain pixels while the loss compares standardised ones, and the mean runs over all removed
-frequencies of the (global) batch at once, so pictures that lost many weigh more.
+frequencies of the (global) batch at once, so pictures that lost many weigh more. One does not: batch norms take their
+running statistics from clean pictures (a pass without gradient every eighth step), because frozen features are read
+from clean ones; the paper fine-tunes, where that is no matter.
 
     >>> method = MFM(backbone("resnet8", image_size=32))
     >>> method({"image": torch.rand(8, 3, 32, 32)})
@@ -33,10 +35,14 @@ from eyespot.methods.method import Info, Method, MethodConfig, Recipe
 from eyespot.methods.ranges import CROP, POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.decoders import MapDecoder
+from eyespot.nets.norms import frozen_statistics, has_batch_norm
 from eyespot.nets.vit import ViTBackbone
 from eyespot.process import all_mean, global_mean
 from eyespot.views.image import ViewSpec, view
 from eyespot.views.masks import frequency_mask
+
+CLEAN_EVERY = 8
+"""Steps from one pass of clean pictures for the statistics of batch norms to the next."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +161,25 @@ class MFM(Method):
 
     def forward(self, views: dict[str, Any], draws: Draws | None = None) -> dict[str, Tensor]:
         x = views["image"]
-        seen, mask = self.corrupt(x, ensure(draws, len(x), x.device))
-        rebuilt = self.decoder(self.backbone.forward_dense(seen))
+        draws = ensure(draws, len(x), x.device)
+        seen, mask = self.corrupt(x, draws)
+        rebuilt = self.decoder(self._encode(seen, x, draws))
         if rebuilt.shape != x.shape:  # sizes that the stride does not divide
             rebuilt = F.interpolate(rebuilt, size=x.shape[2:], mode="bilinear")
         target = self.backbone.normalize(x)
         with torch.no_grad():  # what predicting the input itself would cost
             self.watch["identity"] = self._loss(self.backbone.normalize(seen), target, mask)
         return {"frequency": self._loss(rebuilt, target, mask)}
+
+    def _encode(self, seen: Tensor, x: Tensor, draws: Draws) -> Tensor:
+        """Map of the corrupted pictures; running statistics of batch norms come from the clean ones, now and then."""
+        if not (self.training and has_batch_norm(self.backbone)):
+            return self.backbone.forward_dense(seen)
+        if draws.step % CLEAN_EVERY == 0:
+            with torch.no_grad():
+                self.backbone.forward_dense(x)
+        with frozen_statistics(self.backbone):
+            return self.backbone.forward_dense(seen)
 
     def _loss(self, rebuilt: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Mean distance of the spectra of two standardised batches [B, C, S, S] over the frequencies that count."""
