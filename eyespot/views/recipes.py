@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from eyespot.views.image import ViewSpec
 
 
@@ -13,7 +15,13 @@ def blur_probability(blur: float | None, size: int, usual: float) -> float:
 
 
 def symmetric(
-    size: int, crop_min: float, jitter: float, grey: float = 0.2, blur: float | None = None, flip: float = 0.5
+    size: int,
+    crop_min: float,
+    jitter: float,
+    grey: float = 0.2,
+    blur: float | None = None,
+    flip: float = 0.5,
+    color: Literal["linear", "exact"] = "exact",
 ) -> ViewSpec:
     """SimCLR's view (Chen et al. 2020, appendix A), drawn twice; MoCo v2's at crop 0.2 and jitter 0.5.
 
@@ -24,6 +32,7 @@ def symmetric(
         grey: probability of losing the colour.
         blur: probability of a blur; None is 0.5 above 64 px, else 0.
         flip: probability of mirroring left to right.
+        color: how colours are jittered, see `ViewSpec`.
     """
     return ViewSpec(
         size=size,
@@ -32,6 +41,7 @@ def symmetric(
         jitter=(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter) if jitter > 0 else None,
         grey_p=grey,
         blur_p=blur_probability(blur, size, 0.5),
+        color=color,
     )
 
 
@@ -43,6 +53,7 @@ def asymmetric(
     blur: float | None = None,
     solarize: float = 0.2,
     flip: float = 0.5,
+    color: Literal["linear", "exact"] = "exact",
 ) -> tuple[ViewSpec, ViewSpec]:
     """BYOL's pair (Grill et al. 2020, table 6), also of Barlow Twins, DINO and MoCo v3: the first view blurred, the
     second sometimes solarised.
@@ -64,6 +75,7 @@ def asymmetric(
             grey_p=grey,
             blur_p=blur_p,
             solarize_p=solarize_p,
+            color=color,
         )
 
     return spec(first, 0.0), spec(0.1 * first, solarize)

@@ -65,7 +65,7 @@ class BarlowTwins(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip)
+        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
@@ -79,4 +79,4 @@ class BarlowTwins(Method):
         return {"invariance": c.scale * invariance, "redundancy": c.scale * redundancy}
 
     def plateau(self, batch: int) -> dict[str, float]:
-        return {"invariance": self.config.scale * self.config.out, "redundancy": 0.0}
+        return {"invariance": self.config.scale * self.config.out}

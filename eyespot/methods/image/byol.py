@@ -75,7 +75,7 @@ class BYOL(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip)
+        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:

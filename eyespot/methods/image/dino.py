@@ -103,7 +103,7 @@ class DINO(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        large = list(asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip))
+        large = list(asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color))
         small = ViewSpec(
             size=self.local_size,
             scale=c.local_scale,
@@ -111,6 +111,7 @@ class DINO(Method):
             jitter=large[0].jitter,
             grey_p=c.grey,
             blur_p=large[0].blur_p / 2,
+            color=c.color,
         )
         made = multi_crop(batch["image"], draws, large, small, c.local_crops)
         names = ["view1", "view2", *(f"local{i + 1}" for i in range(c.local_crops))]

@@ -183,7 +183,7 @@ class GSimCLR(Method):
         c, clusters = self.config, self.config.clusters or self.info.batch_size
         if clusters > len(data):
             raise UserError(f"G-SimCLR wants {clusters} clusters but there are {len(data)} pictures; lower clusters.")
-        settings = AutoencoderConfig(c.image_size, c.autoencoder_widths, c.autoencoder_kernel)
+        settings = AutoencoderConfig(image_size=c.image_size, widths=c.autoencoder_widths, kernel=c.autoencoder_kernel)
         net = DenoisingAutoencoder(settings, self.info)
         tools.fit(net, c.autoencoder_epochs, "autoencoder")
         latents = tools.embed(net.embed, "latents")
@@ -203,7 +203,7 @@ class GSimCLR(Method):
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
         if c.augmentation == "simclr":
-            spec = symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip)
+            spec = symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
             return two_views(batch["image"], draws, spec)
         images = clean(batch["image"], c.image_size, crop_ratio=1.0, device=draws.device)
         settings = CIFAR_COINS if c.image_size <= 64 else IMAGENET_COINS

@@ -84,7 +84,9 @@ class MoCoV2(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        return two_views(batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip))
+        return two_views(
+            batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
+        )
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Queries "query" [B, out] of view 1, not normalised; keys "key" [B, out] of view 2, of unit length."""

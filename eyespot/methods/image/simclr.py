@@ -65,7 +65,9 @@ class SimCLR(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        return two_views(batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip))
+        return two_views(
+            batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
+        )
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Embeddings "query" of view 1 and "key" of view 2, [B, out] each, not normalised."""

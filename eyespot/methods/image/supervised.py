@@ -52,7 +52,7 @@ class Supervised(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        spec = symmetric(c.image_size, c.crop_min, c.jitter, grey=0.0, blur=0.0, flip=c.flip)
+        spec = symmetric(c.image_size, c.crop_min, c.jitter, grey=0.0, blur=0.0, flip=c.flip, color=c.color)
         return {"view": view(batch["image"], draws.scope("view1"), spec).pixels, "label": batch["label"]}
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
