@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,6 @@ class MethodConfig:
 
     image_size: int = 32
     """Side of the (largest) view in pixels; the engine sets it from --image-size."""
-    color: Literal["linear", "exact"] = "linear"
-    """How colours are jittered: one matrix a picture with hue as a rotation, or torchvision's operations one by one."""
 
 
 @dataclass(frozen=True)

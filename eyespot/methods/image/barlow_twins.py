@@ -19,7 +19,8 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.correlation import barlow
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
@@ -29,7 +30,7 @@ from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class BarlowTwinsConfig(MethodConfig):
+class BarlowTwinsConfig(ColorConfig):
     redundancy: float = 0.005
     """Weight of the off-diagonal terms, lambda in eq. 1."""
     scale: float = 1.0

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.losses.predictive import byol
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
@@ -32,7 +33,7 @@ from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class BYOLConfig(MethodConfig):
+class BYOLConfig(ColorConfig):
     momentum: float = 0.99
     """Share of the copy that a step keeps at the start (0.996 on ImageNet)."""
     momentum_end: float = 1.0

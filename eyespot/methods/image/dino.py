@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
@@ -36,7 +37,7 @@ from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class DINOConfig(MethodConfig):
+class DINOConfig(ColorConfig):
     prototypes: int = 1024
     """Number P of prototypes (4096 on CIFAR, 65536 on ImageNet)."""
     temperature: float = 0.1

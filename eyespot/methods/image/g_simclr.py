@@ -28,6 +28,7 @@ from torchvision.transforms.v2.functional import adjust_hue, adjust_saturation, 
 from eyespot.draws import Draws, ensure, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.losses.contrastive import nt_xent
+from eyespot.methods.common import ColorConfig
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe, Tools
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.autoencoder import ConvAutoencoder
@@ -121,7 +122,7 @@ class DenoisingAutoencoder(Method):
 
 
 @dataclass(frozen=True)
-class GSimCLRConfig(MethodConfig):
+class GSimCLRConfig(ColorConfig):
     temperature: float = 0.1
     """Temperature of NT-Xent."""
     hidden: tuple[int, ...] = (256, 128)

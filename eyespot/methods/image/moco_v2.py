@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import moco
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
@@ -38,7 +39,7 @@ from eyespot.views.recipes import symmetric
 
 
 @dataclass(frozen=True)
-class MoCoV2Config(MethodConfig):
+class MoCoV2Config(ColorConfig):
     temperature: float = 0.2
     """T, divides the cosines."""
     queue: int = 4096

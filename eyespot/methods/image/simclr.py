@@ -21,7 +21,8 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import nt_xent
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
@@ -31,7 +32,7 @@ from eyespot.views.recipes import symmetric
 
 
 @dataclass(frozen=True)
-class SimCLRConfig(MethodConfig):
+class SimCLRConfig(ColorConfig):
     temperature: float = 0.2
     """T, divides the cosines (0.1 on ImageNet at batch 4096)."""
     hidden: int = 512

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.grouping import group_loss, pool_slots, present_slots, score_map, slot_loss, undo_view
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import conv_mlp, mlp
@@ -38,7 +39,7 @@ from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class SlotConConfig(MethodConfig):
+class SlotConConfig(ColorConfig):
     prototypes: int = 256
     """Number K of prototypes (256 on COCO, 2048 on ImageNet)."""
     hidden: int = 0

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from eyespot.draws import Draws
 from eyespot.errors import UserError
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.common import ColorConfig
+from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import CROP, JITTER, SHARE, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.views.image import view
@@ -26,7 +27,7 @@ from eyespot.views.recipes import symmetric
 
 
 @dataclass(frozen=True)
-class SupervisedConfig(MethodConfig):
+class SupervisedConfig(ColorConfig):
     smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     crop_min: float = 0.4
