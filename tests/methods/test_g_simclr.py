@@ -225,6 +225,25 @@ def test_every_parameter_has_a_gradient():
     assert 0 < float(terms["nt_xent"].detach()) < 3 * method.plateau(8)["nt_xent"]
 
 
+def test_loss_falls_over_guided_batches():
+    """Pictures of one colour a cluster, by the recipe's own optimizer."""
+    method = small(batch=8, crop_min=0.5, jitter=0.0, grey=0.0)
+    colours = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)).repeat(4, 1)
+    noise = 0.2 * torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = ((0.8 * colours[:, :, None, None] + noise) * 255).to(torch.uint8)
+    method.prepared = {"cluster": torch.arange(8).repeat(4)}
+    optimizer, history = torch.optim.SGD(method.parameters(), lr=method.recipe.lr, momentum=method.recipe.momentum), []
+    for epoch in range(10):
+        for rows in method.batches(32, epoch, Draws(epoch=epoch)):
+            draws = Draws(epoch=epoch, step=len(history), index=rows)
+            loss = total(method(method.views({"image": images[rows]}, draws), draws))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(float(loss.detach()))
+    assert np.mean(history[-4:]) < 0.7 * np.mean(history[:4])
+
+
 def test_coins_fall_for_the_whole_batch():
     x, found = pictures().float() / 255, set()
     for step in range(40):

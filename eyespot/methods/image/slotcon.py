@@ -7,7 +7,7 @@ an assignment, the slots, are contrasted with the slots of all other pictures. G
     L = w [Lg(1, 2) + Lg(2, 1)] + (1 - w) [Ls(1, 2) + Ls(2, 1)]
 
 with 1, 2 the views, the student's first. As in the authors' code the slot loss carries twice its temperature, one
-temperature pools both sides, and 1e-6 is added to the pooling weights. The paper trains by LARS, rate 1.0 x batch / 256,
+temperature pools both sides, and 1e-6 is added to the pooling weights. The paper trains by LARS at 1.0 x batch / 256,
 decay 1e-5, batch 512, 800 epochs on COCO; the recipe here is for small nets.
 
     >>> method = SlotCon(backbone("resnet18", image_size=32))
@@ -82,7 +82,7 @@ class SlotCon(Method):
         weight_decay=1e-4,
         batch_size=256,
         warmup_epochs=5.0,
-        expected="COCO, 800 epochs, ResNet-50, the paper's recipe: Mask R-CNN FPN 1x 41.0 APb, 37.0 APm (authors' code)",
+        expected="COCO, 800 epochs, ResNet-50, the paper's recipe: Mask R-CNN FPN 1x 41.0 APb, 37.0 APm (the code)",
     )
 
     def __init__(self, backbone: Backbone, config: SlotConConfig = SlotConConfig(), info: Info | None = None):
