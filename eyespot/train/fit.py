@@ -58,7 +58,8 @@ def fit(
 
     Args:
         method: trained in place; on several processes its batch norms must already be synchronised.
-        data: `eyespot.data.loader.Data`, or anything with `__len__` and `stream`.
+        data: `eyespot.data.loader.Data`, or anything with `__len__` and `stream`; a replay's `feedback(rows, watch)`
+            hears after every step what the method watched, such as the error of each row.
         plan: what to do; `steps` may be None when `minutes` is given.
         folder: where checkpoint and metrics go; None keeps nothing.
         resume: continue from the folder's checkpoint when there is one.
@@ -91,7 +92,7 @@ def build_engine(method: Method, plan: Plan, world: int) -> Engine:
     device = torch.device(plan.device)
     method.to(device, DTYPES["float64"] if plan.precision == "float64" else None).train()
     for guide in method.guides.values():
-        guide.to(device).eval().requires_grad_(False)
+        guide.to(device, DTYPES["float64"] if plan.precision == "float64" else None).eval().requires_grad_(False)
     optimizer = build_optimizer(method, plan.recipe, plan.lr)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")  # type: ignore[attr-defined]
     model: Any = method
@@ -128,11 +129,14 @@ class Loop:
         self.step = start
         if self.probe is not None and start < plan.steps:
             self._probe()
+        feedback = getattr(data, "feedback", None)  # a replay learns the errors of its rows
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
         for where, batch, wait in fetch(data, wheres, self.engine):
             result = training_step(self.engine, batch, where)
             self.step = where.step + 1
+            if feedback is not None:
+                feedback(where.rows, self.engine.method.watch)
             self.window_wait += wait
             self.window_images += len(where.rows) * world
             self.window_steps += 1

@@ -32,7 +32,7 @@ class LiveProbe:
         batch_size: pictures at a time.
 
     Attributes:
-        floor: the numbers of random weights, set by `set_floor`.
+        floor: the numbers of random weights, see `set_floor`.
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor | None = None, batch_size: int = 256):
@@ -61,10 +61,13 @@ class LiveProbe:
         """Measure random weights: the network before training, or its random twin when it starts trained.
 
         Batch norms take the statistics of the probe's pictures, in a copy: those of a new network (mean 0, variance 1)
-        change features as soon as training starts, whether anything is learned or not.
+        change features as soon as training starts, whether anything is learned or not. Only `knn` is of the network as
+        it is, so that it is the floor that `evaluate` reports; `knn_calibrated` stands beside it.
         """
-        self.floor, self._floor_hits = {}, None
         numbers, hits = self._measure(*self._calibrated(net, head))
+        if hits is not None:
+            numbers["knn_calibrated"] = numbers["knn"]
+            numbers["knn"] = self._measure(net, None)[0]["knn"]
         self.floor, self._floor_hits = numbers, hits
         return numbers
 
@@ -77,7 +80,7 @@ class LiveProbe:
 
         Returns:
             effective_rank, spread, mean_cosine; with a head projection_cosine; with labels knn (percent, leave one
-            out) and knn_error, the standard error in percent of its difference to the floor.
+            out) and knn_error, the standard error in percent of its difference to the calibrated floor.
         """
         numbers, hits = self._measure(net, head)
         if hits is not None and self._floor_hits is not None:

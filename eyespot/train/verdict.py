@@ -212,18 +212,19 @@ class Case:
         if self._better():
             return None
         n = len(self.losses)
-        if n < 2 and not self._at_plateau():
-            return Verdict("stalled", f"{self.step} steps are too few to learn anything", "train longer")
-        reason = self._resting() or self._never_fell()
+        if n < 2:
+            reason = self._resting() or f"{self.step} steps are too few to learn anything"
+        else:
+            reason = self._resting() or self._never_fell()
         if reason is None:
             return None
         if not self.final and n < ENOUGH_RECORDS:
             return Verdict("starting", f"too few records to tell: {reason}")
         return Verdict("stalled", reason, STALLED)
 
-    def _blocks(self) -> list[float]:
-        """The median of every fifth of the losses."""
-        return [float(np.median(part)) for part in np.array_split(self.losses, min(len(self.losses), 5))]
+    def _blocks(self) -> list[np.ndarray]:
+        """The losses in five parts, in order."""
+        return np.array_split(self.losses, min(len(self.losses), 5))
 
     def _resting(self) -> str | None:
         """Whether the loss is at its plateau, and not on the way down through it."""
@@ -236,14 +237,20 @@ class Case:
     def _never_fell(self) -> str | None:
         """Whether the loss is as high as ever, and the features have not spread out either."""
         # from its highest: a queue or a teacher that is still empty makes the first losses too low
-        if self._fell(max(self.first, *self._blocks()[:-1]), self.recent) or self._opened():
+        blocks = self._blocks()
+        top = int(np.argmax([np.median(block) for block in blocks[:-1]]))
+        before, after = blocks[top], np.concatenate(blocks[top + 1 :])
+        highest = float(np.median(before))
+        if (highest - self.recent > FALL * abs(highest) and self._fell(before, after)) or self._opened():
             return None
         return f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now"
 
-    def _fell(self, before: float, after: float) -> bool:
-        """Whether the difference of two medians is more than noise, and more than next to nothing."""
-        error = 1.2533 * self.change / math.sqrt(self.window)  # of the difference of two medians of a window each
-        return before - after > max(FALL * abs(before), SIGMAS * error)
+    def _fell(self, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether the median of some records is below that of earlier ones by more than noise and next to nothing."""
+        # the standard error of a median is 1.25 times that of a mean
+        error = 1.2533 * self.change / math.sqrt(2) * math.sqrt(1 / len(before) + 1 / len(after))
+        fall = float(np.median(before) - np.median(after))
+        return fall > max(FALL * abs(float(np.median(before))), SIGMAS * error)
 
     def _at_plateau(self) -> str:
         """A term at its plateau, when every term that has one is there; else ""."""
@@ -273,7 +280,8 @@ class Case:
         last = self.probes[-1] if self.probes else {}
         if "knn" not in last or "knn" not in self.floor:
             return False
-        return last["knn"] - self.floor["knn"] > BETTER * max(last.get("knn_error", 0.0), 0.5)
+        floor = max(self.floor["knn"], self.floor.get("knn_calibrated", 0.0))
+        return last["knn"] - floor > BETTER * max(last.get("knn_error", 0.0), 0.5)
 
     # --- what went well -------------------------------------------------------------------------------------------
     def learning(self) -> Verdict:
@@ -311,7 +319,7 @@ class Case:
 
 TOO_FAST = "lower the rate (--lr), clip the gradient (--clip 1) or warm up longer"
 COLLAPSED = (
-    "keep the method's defences (teacher momentum, predictor, centring, temperature) at their defaults, lower the rate "
-    "or raise the batch size"
+    "lower the rate (--lr) or raise the batch size, and keep the method's defences (teacher momentum, predictor, "
+    "centring, temperature) at their defaults"
 )
 STALLED = "train longer, try a rate 3 times higher or lower, and check that pictures vary and views can be matched"

@@ -214,3 +214,22 @@ def test_norms_and_biases_are_not_decayed():
     for group in groups:
         for parameter in group["params"]:
             assert (group["weight_decay"] == 0.0) == (parameter.dim() <= 1)
+
+
+def test_a_replay_hears_the_errors_of_its_rows():
+    class Replay(ToyData):
+        heard: list = []
+
+        def feedback(self, rows, watch):
+            self.heard.append((rows.tolist(), watch["row_error"].shape))
+
+    class Errors(Toy):
+        def forward(self, views, draws=None):
+            terms = super().forward(views, draws)
+            self.watch = {"row_error": views["clean"].flatten(1).mean(1)}
+            return terms
+
+    data = Replay()
+    fit(Errors(), data, plan_of(3))
+    assert [shape for _, shape in data.heard] == [(8,)] * 3
+    assert data.heard[0][0] == epoch_rows(Toy(), 40, 0, 8, 0)[0].tolist()
