@@ -218,7 +218,9 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_a_replay_hears_the_errors_of_its_rows():
     class Replay(ToyData):
-        heard: list = []
+        def __init__(self):
+            super().__init__()
+            self.heard = []
 
         def feedback(self, rows, watch):
             self.heard.append((rows.tolist(), watch["row_error"].shape))

@@ -163,6 +163,17 @@ def test_dead_units():
     assert verdict["state"] == "collapsed" and "zero" in verdict["reason"] and "rate" in verdict["remedy"]
 
 
+def test_a_short_noisy_log_that_falls():
+    losses = [3.98, 3.99, 3.77, 3.53, 3.55, 3.18, 3.49, 3.19, 3.27, 3.31, 2.99, 3.25, 3.47, 3.26, 3.56, 3.48]
+    assert state(losses, {"loss_term": 4.26}, final=True) == "learning"
+
+
+def test_a_better_floor_of_calibrated_norms_counts():
+    probe = HEALTHY | {"knn": 70.0, "knn_error": 3.0}
+    floor = FLOOR | {"knn": 60.0, "knn_calibrated": 80.0}
+    assert state(noisy(6.24), {"loss_term": 6.24}, [probe], floor) == "stalled"
+
+
 def test_single_spikes_that_pass_are_no_alarm():
     losses = falling(200)
     losses[[60, 120, 121]] += 4
