@@ -22,9 +22,9 @@ def cosine_momentum(base: float, end: float, progress: float) -> float:
 class Teacher(nn.Module):
     """A copy of `student` that no gradient reaches and `update` moves towards the student.
 
-    Only parameters are averaged. Buffers are its own: batch norm runs in train mode on the teacher's own passes, so
-    its statistics come from the views that the teacher sees. Dropout and drop-path are off in the copy: what the student
-    is compared with is not noisy. All of it is part of the state.
+    Only parameters are averaged. Buffers are its own: batch norm runs in train mode on the teacher's own passes, so its
+    statistics come from the views that the teacher sees. Dropout and drop-path are off in the copy: what the student is
+    compared with is not noisy. All of it is part of the state.
 
     Args:
         student: one module, or several to be called by name: `Teacher(nn.ModuleDict({"backbone": b, "head": h}))`.
