@@ -224,7 +224,7 @@ class Case:
 
     def _blocks(self) -> list[np.ndarray]:
         """The losses in five parts, in order."""
-        return np.array_split(self.losses, min(len(self.losses), 5))
+        return np.array_split(self.losses, max(1, min(len(self.losses), 5)))
 
     def _resting(self) -> str | None:
         """Whether the loss is at its plateau, and not on the way down through it."""
