@@ -96,6 +96,7 @@ def test_written_folder_is_read_as_classes(tmp_path):
 
 def test_source_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eyespot.data.loader.PROBES", 2)
     for name, split, count in [("scenes:test", None, 2000), ("scenes", None, 8000), ("scenes", "test", 2000)]:
         source = open_source(name, split=split)
         assert len(source) == count and source.class_names == CLASSES and source.labels is not None
