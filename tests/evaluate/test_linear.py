@@ -65,6 +65,20 @@ def test_protocol_beats_chance_and_repeats_to_the_bit():
     assert first["top1"] == pytest.approx(accuracy, abs=1.0)
 
 
+def test_strength_is_the_best_on_held_out_training_samples():
+    x, y = cloud(150, d=40, dtype=torch.float64)
+    kept, out = (torch.from_numpy(r) for r in stratified_split(y.numpy(), 0.2, 3, "linear probe validation"))
+    mean, std = x[kept].mean(0), x[kept].std(0, correction=0)
+    results = []
+    for strength in linear.STRENGTHS:
+        reference = LogisticRegression(C=1 / (len(kept) * strength), tol=1e-8, max_iter=5000)
+        reference.fit(((x[kept] - mean) / std).numpy(), y[kept].numpy())
+        p = reference.predict_proba(((x[out] - mean) / std).numpy())
+        right = (p.argmax(1) == y[out].numpy()).sum()
+        results.append((-right, -np.log(p[np.arange(len(out)), y[out].numpy()]).mean(), strength))
+    assert linear.choose_strength(x, y, 4, 3) == min(results)[2]
+
+
 def test_scale_of_features_does_not_matter():
     x, y = cloud(300)
     test, test_y = cloud(200, seed=1)
