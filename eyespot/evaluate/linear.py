@@ -38,9 +38,9 @@ STRENGTHS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00001)
 """The grid, strong to weak; each fit starts from the one before."""
 VALIDATION = 0.2
 """Share of the training samples on which the strength is chosen."""
-MAX_ITER = 50
+MAX_ITER = 100
 """Iterations of L-BFGS for each strength of the grid; the last fit may take four times as many."""
-TOLERANCE = 1e-4
+TOLERANCE = 1e-6
 """A fit of the grid ends when no entry of its gradient, in the coordinates above, is larger; the last at a tenth."""
 
 CHUNK = 8192
