@@ -65,7 +65,9 @@ def test_protocol_beats_chance_and_repeats_to_the_bit():
     assert first["top1"] == pytest.approx(accuracy, abs=1.0)
 
 
-def test_strength_is_the_best_on_held_out_training_samples():
+def test_strength_is_the_best_on_held_out_training_samples(monkeypatch):
+    seen, whole = [], linear.Standardiser.of
+    monkeypatch.setattr(linear.Standardiser, "of", lambda features: seen.append(len(features)) or whole(features))
     x, y = cloud(150, d=40, dtype=torch.float64)
     kept, out = (torch.from_numpy(r) for r in stratified_split(y.numpy(), 0.2, 3, "linear probe validation"))
     mean, std = x[kept].mean(0), x[kept].std(0, correction=0)
@@ -77,6 +79,7 @@ def test_strength_is_the_best_on_held_out_training_samples():
         right = (p.argmax(1) == y[out].numpy()).sum()
         results.append((-right, -np.log(p[np.arange(len(out)), y[out].numpy()]).mean(), strength))
     assert linear.choose_strength(x, y, 4, 3) == min(results)[2]
+    assert seen == [len(kept)]  # held-out samples tell nothing about their own scale
 
 
 def test_scale_of_features_does_not_matter():
