@@ -176,9 +176,7 @@ def synchronise_batch_norm(module: nn.Module) -> nn.Module:
     """Every batch norm of `module` replaced by the synchronised one; names, weights and hooks-free forward stay."""
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
-            sync = SyncBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
+            sync = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
             sync.load_state_dict(child.state_dict())
             if child.affine:
                 sync.weight, sync.bias = child.weight, child.bias

@@ -1,6 +1,6 @@
 """The run folder: only files, written atomically, readable without eyespot.
 
-    config.json  metrics.jsonl  verdict.json  bad_files.txt  checkpoint.pt  backbone.safetensors  backbone.json  pictures/
+config.json  metrics.jsonl  verdict.json  bad_files.txt  checkpoint.pt  backbone.safetensors  backbone.json  pictures/
 """
 
 from __future__ import annotations
@@ -159,4 +159,6 @@ class Run:
         return load_method(self.path).eval()
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {self.config.get('method', '?')}, {self.verdict.get('state', 'no verdict yet')})"
+        return (
+            f"Run({str(self.path)!r}, {self.config.get('method', '?')}, {self.verdict.get('state', 'no verdict yet')})"
+        )

@@ -171,7 +171,9 @@ def _draw(
             draw.rectangle((x, top, x + TILE - 1, top + TILE - 1), fill=colour)
             image.paste(tiles[sample], (x + FRAME, top + FRAME))
             if labels is not None:
-                draw.text((x, top + TILE), _caption(labels[sample], class_names), INK, font=ImageFont.load_default(10))
+                draw.text(
+                    (x, top + TILE), _caption(int(labels[sample]), class_names), INK, font=ImageFont.load_default(10)
+                )
     return image
 
 

@@ -72,7 +72,7 @@ def test_step_draws_are_shared_by_the_global_batch():
 def test_distributions():
     draws = Draws(0, 0, 0, range(20_000))
     u, n, b = draws.uniform("u"), draws.normal("n"), draws.beta("b", 2.0, 5.0)
-    assert 0 <= float(u.min()) and float(u.max()) < 1
+    assert float(u.min()) >= 0 and float(u.max()) < 1
     assert abs(float(u.mean()) - 0.5) < 0.01 and abs(float(u.var()) - 1 / 12) < 0.003
     assert abs(float(n.mean())) < 0.03 and abs(float(n.std()) - 1) < 0.02
     assert abs(float(b.mean()) - 2 / 7) < 0.01
