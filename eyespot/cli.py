@@ -151,6 +151,9 @@ def _summary(run: Any, data: Any) -> None:
     count = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
     out = pages.console()
     out.print(pages.verdict(run.verdict))
+    if (run.path / "evaluation.json").exists():
+        result = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+        out.print(f"accuracy {result['top1']:.2f} % on {result['n_test']} held-out pictures", markup=False)
     out.print(pages.next_commands(run.path, data, count), soft_wrap=True, markup=False)
 
 

@@ -84,12 +84,17 @@ class RunFolder:
             ) from error
 
     def start(self, resume: bool) -> bool:
-        """Make the folder ready; True when a run in it is to be continued."""
+        """Whether a run in the folder is to be continued; nothing is made yet.
+
+        Raises:
+            UserError: it holds a run and `resume` was not asked for.
+        """
         if self.holds_run() and not resume:
             raise UserError(
                 f"--out '{self.path}' already holds a run; add --resume to continue it or choose another folder."
             )
-        self.make()
+        if self.path.is_file():
+            raise UserError(f"--out '{self.path}' is a file; name a folder.")
         return self.holds_run()
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:

@@ -119,7 +119,8 @@ def next_commands(run: Path, data: Any, bad: int) -> str:
         f"         eyespot embed {where} --data {source} --out {shlex.quote(str(run / 'embeddings.parquet'))}",
     ]
     if bad:
-        rows.insert(1, f"skipped  {bad} unreadable files, listed in {run / 'bad_files.txt'}")
+        files = "file" if bad == 1 else "files"
+        rows.insert(1, f"skipped  {bad} unreadable {files}, listed in {run / 'bad_files.txt'}")
     return "\n".join(rows)
 
 

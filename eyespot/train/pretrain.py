@@ -133,6 +133,8 @@ class Training:
         data = self.open_data()
         choices = choose(self.cls, self.options, data, world_size())
         method = self.build(data, choices)
+        if is_main():
+            self.folder.make()
         self.write_config(method, data, choices, None)
         probe = self.probe(method, data, choices) if is_main() else None
         self.prepare(method, data, choices)

@@ -63,12 +63,15 @@ class RunProbe:
     def record(self, record: Mapping[str, Any]) -> None:
         """Take note of a logged step."""
         if self.history is None:
-            path = None if self.folder is None else self.folder / "metrics.jsonl"
-            earlier = read_metrics(path) if path is not None and path.exists() else []
-            self.history = [r for r in earlier if r.get("step", 0) < record["step"]]
+            self.history = [r for r in self._logged() if r.get("step", 0) < record["step"]]
         self.history.append(dict(record))
         if len(self.history) > MOST_RECORDS:
             self.history = self.history[::2]
+
+    def _logged(self) -> list[dict[str, Any]]:
+        """What the folder's log holds: a resumed run is judged as a whole."""
+        path = None if self.folder is None else self.folder / "metrics.jsonl"
+        return read_metrics(path)[-MOST_RECORDS:] if path is not None and path.exists() else []
 
     def __call__(self, method: Method, step: int, steps: int | None = None) -> dict[str, Any]:
         """Measure now and judge."""
@@ -92,7 +95,7 @@ class RunProbe:
         return verdict
 
     def _judge(self, final: bool) -> dict[str, Any]:
-        history = self.history or []
+        history = self.history if self.history is not None else self._logged()
         verdict = judge(history, self.plateaus, self.probes, self.floor, steps=self.steps, final=final)
         self._write(verdict)
         return verdict

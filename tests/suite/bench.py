@@ -56,6 +56,15 @@ class Stripes(torch.utils.data.Dataset):
         return self.pictures[i], self.targets[i]
 
 
+TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "local_crops": 2, "freeze_epochs": 0.0}
+TOY |= {"blur": 0.0, "solarize": 0.0}
+
+
+def toy_settings(entry) -> dict:
+    """For runs of a hundred steps: teachers that follow soon, a queue of half the pictures, few prototypes."""
+    return {f.name: TOY[f.name] for f in entry.fields if f.name in TOY}
+
+
 def stripes(n: int = 64, seed: int = 0) -> Data:
     from eyespot.data.sources import open_source
 
@@ -69,10 +78,12 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     net = net or ("vit_nano" if name in ("mae",) else "resnet8")
     # widths of a few tens: the two-process job runs in float64
     options = {"width": 8} if net == "resnet8" and small else {}
+    if name == "slotcon":  # a map of 4 x 4 cells: groups need places
+        options |= {"stem_stride": 1}
     body = backbone(net, image_size=SIDE, **options)
     info = Info(samples=len(data), classes=CLASSES, class_names=Stripes.classes, batch_size=batch, epochs=epochs)
     fields = [f for f in entry.fields if f.name in SMALL and "tuple" not in f.annotation]
-    given = {f.name: SMALL[f.name] for f in fields} if small else {}
+    given = {f.name: SMALL[f.name] for f in fields} if small else toy_settings(entry)
     method = build_method(name, entry.kind, body, given, info, SIDE)
     method.prepared = prepared(name, data)
     return method
