@@ -23,7 +23,7 @@ class MissingExtra(UserError, ImportError):
 
 def nearest(word: str, valid: Iterable[str], most: int = 3) -> str:
     """A phrase that names the valid words nearest to `word`, or all of them when none is near."""
-    words = list(valid)
+    words = list(dict.fromkeys(valid))
     near = difflib.get_close_matches(word, words, n=most, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"'{w}'" for w in near) + "?"

@@ -106,6 +106,15 @@ class Data:
     def __len__(self) -> int:
         return len(self.source)
 
+    def shrink_to(self, short_side: int) -> bool:
+        """From now on decode larger pictures to this shorter side; whether there are any. Before the cache is filled."""
+        larger = any(min(height, width) > short_side for _, height, width, _ in self._shapes)
+        if larger and self._cache is None:
+            self.plan = {"short_side": short_side}
+            with quiet():
+                self._shapes = self._probe()
+        return larger
+
     @property
     def labels(self) -> np.ndarray | None:
         """int64 [n], -1 where a sample has none; None when labels are not known."""

@@ -270,6 +270,8 @@ def measure_budget(engine: Engine, data: Any, me: int, world: int) -> Plan:
     plan = engine.plan
     assert plan.minutes is not None
     method, optimizer = engine.method, engine.optimizer
+    if hasattr(data, "fill"):
+        data.fill()  # decoding a small set into memory happens once and is no measure of a step
     before = copy.deepcopy((method.state_dict(), optimizer.state_dict()))
     engine.plan = plan.with_steps(1_000_000)
     wheres = schedule_batches(method, len(data), engine.plan, 0, MEASURED, me, world)

@@ -35,7 +35,7 @@ class Plan:
     device: str = "cpu"
     precision: str = "float32"
     log_every: int = 10
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 20.0
 
     def with_steps(self, steps: int) -> Plan:
         return dataclasses.replace(self, steps=steps, epochs=steps / self.steps_per_epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import platform
 import sys
@@ -31,6 +32,8 @@ from eyespot.train.resolve import Choices, choose, make_plan
 from eyespot.train.tools import RunTools
 from eyespot.train.watch import RunProbe
 
+LARGEST_ZOOM = 3.6
+"""Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
 FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
 
 
@@ -132,6 +135,9 @@ class Training:
     def run(self) -> Run:
         data = self.open_data()
         choices = choose(self.cls, self.options, data, world_size())
+        side = math.ceil(LARGEST_ZOOM * choices.image_size)
+        if data.shrink_to(side):
+            choices.auto["short_side"] = f"{side} px: larger pictures are decoded smaller; no crop needs more"
         method = self.build(data, choices)
         if is_main():
             self.folder.make()

@@ -39,13 +39,13 @@ class Stripes(torch.utils.data.Dataset):
         label = torch.tensor(self.targets)[:, None, None]
         y, x = torch.meshgrid(torch.arange(side).float(), torch.arange(side).float(), indexing="ij")
         pitch, px, py = (draws.uniform(k)[:, None, None] for k in ("pitch", "x", "y"))
-        pitch = 1.2 + 0.6 * pitch
+        pitch = 0.8 * (1 + 0.4 * pitch)
         down, across = torch.sin(x * pitch + 6.3 * px), torch.sin(y * pitch + 6.3 * py)
         rings = torch.sin(((x - side * px) ** 2 + (y - side * py) ** 2).sqrt() * pitch)
         wave = torch.stack([across, down, across * down, rings])[label[:, 0, 0], torch.arange(n)]
-        ground = 0.5 + 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.2 * (draws.uniform("tint", 3) - 0.5)
-        strength = 0.1 + 0.2 * draws.uniform("strength")[:, None, None, None]
-        noise = 0.1 * (draws.noise("noise", 3, side, side) - 0.5)
+        ground = 0.5 + 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.5 * (draws.uniform("tint", 3) - 0.5)
+        strength = 0.12 + 0.18 * draws.uniform("strength")[:, None, None, None]
+        noise = 0.05 * (draws.noise("noise", 3, side, side) - 0.5)
         picture = ground[:, :, None, None] + strength * wave[:, None] + noise
         self.pictures = (picture.clamp(0, 1) * 255).to(torch.uint8)
 

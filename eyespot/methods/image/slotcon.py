@@ -178,6 +178,9 @@ class SlotCon(Method):
             self.seen = []
 
     def plateau(self, batch: int) -> dict[str, float]:
+        """Of the group loss alone: beside the slot loss, which falls first, it may rest near log K for long."""
+        if self.config.group_weight < 1:
+            return {}
         return {"group": 2 * self.config.group_weight * math.log(self.config.prototypes)}
 
     @torch.no_grad()
