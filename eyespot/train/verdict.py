@@ -30,8 +30,9 @@ __all__ = ["LiveProbe", "Verdict", "judge", "projection_head"]
 
 # --- limits; each with the reason for its value -----------------------------------------------------------------
 ALIKE = 0.06
-"""Collapsed when 1 - mean cosine is below this share of what random weights give. Reconstruction methods shrink it to
-about 0.3, networks whose features become constant pass 0.1 within a hundred steps and go on towards 0."""
+"""Collapsed when 1 - mean cosine is below this share of what random weights give. Networks whose features become
+constant pass 0.1 within a hundred steps and go on towards 0. Methods that compare views stay above 0.5; those that
+rebuild pictures may go down to 0.01 and learn: there neighbours must be worse as well."""
 CONSTANT = 1e-4
 """Collapsed whatever the floor when 1 - mean cosine is smaller: single precision ends at about 1e-7."""
 RANK = 1.5
@@ -44,7 +45,7 @@ MARGIN = 0.01
 contrastive loss is 2 % below within tens of steps; random labels stay within 0.3 %."""
 FALL = 0.01
 """Stalled when the loss has fallen by less than this share of its highest value ..."""
-SIGMAS = 3.0
+SIGMAS = 2.5
 """... or by less than this many standard errors of its noise."""
 ENOUGH_RECORDS = 20
 """Records before a loss that has not fallen is called stalled while the run goes on."""
@@ -114,6 +115,11 @@ def usual_change(losses: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(changes - np.median(changes)))) if len(changes) > 1 else 0.0
 
 
+def fifths(losses: np.ndarray) -> list[np.ndarray]:
+    """Five parts in order, fewer when there are not five records."""
+    return np.array_split(losses, max(1, min(len(losses), 5)))
+
+
 @dataclass
 class Case:
     """The evidence, and one question a method; each answers with a verdict or None."""
@@ -129,7 +135,8 @@ class Case:
         self.step = int(self.history[-1]["step"]) if self.history else 0
         n = len(self.losses)
         self.window = max(1, round(0.2 * n))
-        self.first = float(np.median(self.losses[: min(5, max(1, n // 20))])) if n else math.nan
+        self.head = min(5, max(1, n // 20))
+        self.first = float(np.median(self.losses[: self.head])) if n else math.nan
         self.recent = float(np.median(self.losses[-self.window :])) if n else math.nan
         self.change = usual_change(self.losses)
 
@@ -159,17 +166,18 @@ class Case:
         """Why the features of one probe count as constant."""
         if probe["spread"] == 0 and abs(probe["mean_cosine"]) < 0.5:
             return "the features of all pictures are zero"
-        apart, usual = 1 - probe["mean_cosine"], 1 - self.floor.get("mean_cosine", 0.0)
+        apart, usual = 1 - probe["mean_cosine"], 1 - self.floor.get("mean_cosine", 1.0)
         beside = f" (random weights {1 - usual:.3f})" if self.floor else ""
-        if apart < max(CONSTANT, ALIKE * usual if self.floor else 0.0):
+        # a loss that compares views may gain by it; one that rebuilds pictures or names classes may not, and keeps
+        # pooled features close without harm, so that the neighbours must be worse too
+        suspect = "projection_cosine" in self.floor or self._worse(probe)
+        if apart < CONSTANT or (suspect and apart < ALIKE * usual):
             return f"features of different pictures have a mean cosine of {1 - apart:.4f}{beside}"
-        if probe["effective_rank"] < RANK and self.floor.get("effective_rank", math.inf) > 2 * RANK:
-            rank = self.floor.get("effective_rank")
-            return f"the effective rank is {probe['effective_rank']:.2f}" + (
-                f" (random weights {rank:.1f})" if rank else ""
-            )
+        if suspect and probe["effective_rank"] < RANK and self.floor.get("effective_rank", 0.0) > 2 * RANK:
+            rank, usual_rank = probe["effective_rank"], self.floor["effective_rank"]
+            return f"the effective rank is {rank:.2f} (random weights {usual_rank:.1f})"
         projected = 1 - probe.get("projection_cosine", 0.0)
-        if projected < min(PROJECTED, ALIKE * (1 - self.floor.get("projection_cosine", 0.0))):
+        if projected < min(PROJECTED, ALIKE * (1 - self.floor.get("projection_cosine", 1.0))):
             return f"what the loss compares has a mean cosine of {1 - projected:.4f} over different pictures"
         return None
 
@@ -222,35 +230,39 @@ class Case:
             return Verdict("starting", f"too few records to tell: {reason}")
         return Verdict("stalled", reason, STALLED)
 
-    def _blocks(self) -> list[np.ndarray]:
-        """The losses in five parts, in order."""
-        return np.array_split(self.losses, max(1, min(len(self.losses), 5)))
-
     def _resting(self) -> str | None:
-        """Whether the loss is at its plateau, and not on the way down through it."""
-        name, blocks = self._at_plateau(), self._blocks()
-        if not name or (len(blocks) > 1 and self._fell(blocks[-2], blocks[-1])):
+        """Whether the terms with a plateau are there, and not on the way down through it."""
+        name, terms = self._at_plateau(), self._terms_with_plateau()
+        if not name:
             return None
-        value = self._terms_with_plateau()[name]
-        return f"'{name}' is {value:.4g} and reads {self.plateaus[name]:.4g} when nothing is learned"
+        sums = [sum(r["terms"][t] for t in terms) for r in self.history if set(terms) <= set(r.get("terms", {}))]
+        blocks = fifths(np.array(sums))
+        if len(blocks) > 1 and self._fell(blocks[-2], blocks[-1]):
+            return None
+        return f"'{name}' is {terms[name]:.4g} and reads {self.plateaus[name]:.4g} when nothing is learned"
 
     def _never_fell(self) -> str | None:
         """Whether the loss is as high as ever, and the features have not spread out either."""
-        # from its highest: a queue or a teacher that is still empty makes the first losses too low
-        blocks = self._blocks()
-        top = int(np.argmax([np.median(block) for block in blocks[:-1]]))
-        before, after = blocks[top], np.concatenate(blocks[top + 1 :])
-        highest = float(np.median(before))
-        if (highest - self.recent > FALL * abs(highest) and self._fell(before, after)) or self._opened():
-            return None
-        return f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now"
+        blocks = fifths(self.losses)
+        # from the first records, or from the highest: a queue or a teacher that is still empty makes the first too low
+        top = int(np.argmax([self._level(block) for block in blocks[:-1]]))
+        pairs = [(self.losses[: self.head], self.losses[self.head :]), (blocks[top], np.concatenate(blocks[top + 1 :]))]
+        for before, after in pairs:
+            level = self._level(before)
+            if level - self.recent > FALL * abs(level) and self._fell(before, after):
+                return None
+        return None if self._opened() else f"the loss was {self.first:.4g} at first and is {self.recent:.4g} now"
+
+    def _level(self, losses: np.ndarray) -> float:
+        """Mean without the pull of outliers."""
+        middle, width = float(np.median(losses)), max(3 * self.change, 1e-12)
+        return float(losses.clip(middle - width, middle + width).mean())
 
     def _fell(self, before: np.ndarray, after: np.ndarray) -> bool:
-        """Whether the median of some records is below that of earlier ones by more than noise and next to nothing."""
-        # the standard error of a median is 1.25 times that of a mean
-        error = 1.2533 * self.change / math.sqrt(2) * math.sqrt(1 / len(before) + 1 / len(after))
-        fall = float(np.median(before) - np.median(after))
-        return fall > max(FALL * abs(float(np.median(before))), SIGMAS * error)
+        """Whether the level of some records is below that of earlier ones by more than noise and next to nothing."""
+        error = self.change / math.sqrt(2) * math.sqrt(1 / len(before) + 1 / len(after))
+        fall = self._level(before) - self._level(after)
+        return fall > max(FALL * abs(self._level(before)), SIGMAS * error)
 
     def _at_plateau(self) -> str:
         """A term at its plateau, when every term that has one is there; else ""."""
@@ -282,6 +294,13 @@ class Case:
             return False
         floor = max(self.floor["knn"], self.floor.get("knn_calibrated", 0.0))
         return last["knn"] - floor > BETTER * max(last.get("knn_error", 0.0), 0.5)
+
+    def _worse(self, probe: Mapping[str, float]) -> bool:
+        """Whether neighbours share the class clearly less often than with random weights."""
+        if "knn" not in probe or "knn" not in self.floor:
+            return False
+        floor = min(self.floor["knn"], self.floor.get("knn_calibrated", math.inf))
+        return floor - probe["knn"] > BETTER * max(probe.get("knn_error", 0.0), 0.5)
 
     # --- what went well -------------------------------------------------------------------------------------------
     def learning(self) -> Verdict:
