@@ -284,7 +284,8 @@ def test_features_map_and_segments():
 
 
 def test_plateau_is_the_loss_of_uniform_assignments():
-    method = small(group_weight=0.5)
+    assert small(group_weight=0.5).plateau(8) == {}, "the slot loss says whether it learns"
+    method = small(group_weight=1.0)
     nn.init.zeros_(method.prototypes.weight)
     nn.init.zeros_(method.teacher.module["prototypes"].weight)
     views = method.views({"image": pictures()}, Draws(index=range(8)))
