@@ -107,7 +107,7 @@ class Data:
         return len(self.source)
 
     def shrink_to(self, short_side: int) -> bool:
-        """Decode larger pictures to this shorter side from now on, before the cache is filled; whether any are larger."""
+        """Decode larger pictures to this shorter side from now on; whether any are larger. Before `fill`."""
         larger = any(min(height, width) > short_side for _, height, width, _ in self._shapes)
         if larger and self._cache is None:
             self.plan = {"short_side": short_side}
