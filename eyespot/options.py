@@ -167,7 +167,7 @@ class PretrainOptions(DataOptions):
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Number format of the forward pass; auto is bfloat16 where the device has it, else float32."""
     log_every: int = option(10, low=1)
-    """Steps between two records in metrics.jsonl."""
+    """Most steps between two records in metrics.jsonl; short runs are logged more often."""
     set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")
     """Arguments of the method as key=value; may repeat (in Python also a dictionary)."""
     with_: Sequence[str] = option((), many=True, word="NAME")

@@ -116,6 +116,8 @@ class Loop:
     def __init__(self, engine: Engine, folder: RunFolder | None, listener: Listener, probe: Probe | None):
         self.engine, self.folder, self.listener, self.probe = engine, folder, listener, probe
         self.step = 0
+        steps = engine.plan.steps or 0
+        self.every = min(engine.plan.log_every, max(1, steps // 50))  # a short run needs a log to be judged by
         self.verdict: dict[str, Any] | None = None
         now = time.perf_counter()
         self.window_start = self.last_save = self.last_probe = now
@@ -140,7 +142,7 @@ class Loop:
             self.window_wait += wait
             self.window_images += len(where.rows) * world
             self.window_steps += 1
-            if self.step % plan.log_every == 0 or self.step in (1, plan.steps):
+            if self.step % self.every == 0 or self.step in (1, plan.steps):
                 self._log(result.terms, result.lr, result.grad_norm)
             self._keep(plan)
         if start < plan.steps and self.folder is not None:
