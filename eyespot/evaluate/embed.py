@@ -25,6 +25,7 @@ from eyespot.evaluate.evaluate import open_data
 from eyespot.evaluate.features import METADATA, Embedded, is_embeddings, stream
 from eyespot.evaluate.models import Model, channels_of, open_model
 from eyespot.options import EmbedOptions, build
+from eyespot.runs import replacing
 from eyespot.train.launch import resolve_device
 
 VERSION = 1
@@ -105,10 +106,9 @@ def _schema(model: Model, data: Data, image_size: int) -> pa.Schema:
 
 def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: Data) -> int:
     """Rows written. What was begun is removed when something goes wrong."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     rows, waiting, count = 0, [], 0
     try:
-        with pq.ParquetWriter(part, schema) as writer:
+        with replacing(target) as part, pq.ParquetWriter(part, schema) as writer:
             for batch in batches:
                 waiting.append(_record(batch.index, batch.vectors[0], data, schema))
                 count += len(batch.index)
@@ -118,13 +118,10 @@ def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: D
                     waiting, count = [], 0
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting, schema), count)
-        if not rows:
-            raise UserError(f"No picture of '{data.source.name}' can be read, so nothing was written.")
-        os.replace(part, target)
+            if not rows:
+                raise UserError(f"No picture of '{data.source.name}' can be read, so nothing was written.")
     except OSError as error:
         raise UserError(f"--out '{target}' cannot be written ({error}); make room or choose another place.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return rows
 
 

@@ -248,7 +248,7 @@ def _kind_of_data(needs: Sequence[str]) -> str:
 
 
 def _arguments(chain: source.Ancestry) -> tuple[Field, ...]:
-    """The fields of the nearest Config, inherited ones first; what every method has is left out."""
+    """The fields of the nearest Config, its own first, then inherited ones; what every method has is left out."""
     for module, node in chain:
         value = source.assigned(node, "Config")
         if value is None:
@@ -257,9 +257,9 @@ def _arguments(chain: source.Ancestry) -> tuple[Field, ...]:
         if found is None:
             return ()
         fields: dict[str, Field] = {}
-        for owner, config in reversed(source.ancestry(*found)):
+        for owner, config in source.ancestry(*found):
             if owner.name != source.CONTRACT:
-                fields |= {f.name: f for f in source.fields(config)}
+                fields = fields | {f.name: f for f in source.fields(config) if f.name not in fields}
         return tuple(fields.values())
     return ()
 

@@ -1,4 +1,4 @@
-"""Arguments that several methods share."""
+"""Arguments that several methods share: those of their views."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eyespot.methods.method import MethodConfig
+from eyespot.methods.ranges import SHARE, VIEW, check_ranges
+from eyespot.views import recipes
+from eyespot.views.image import ViewSpec
 
 
 @dataclass(frozen=True)
@@ -14,3 +17,46 @@ class ColorConfig(MethodConfig):
 
     color: Literal["linear", "exact"] = "linear"
     """Colours by one matrix a picture with hue as a rotation, or by torchvision's operations one after the other."""
+
+
+@dataclass(frozen=True)
+class SymmetricViews(ColorConfig):
+    """Of methods with SimCLR's views, see `eyespot.views.recipes.symmetric`."""
+
+    crop_min: float = 0.2
+    """Least share of the picture's area that a crop keeps (0.08 in SimCLR and BYOL)."""
+    jitter: float = 0.5
+    """Strength of the colour jitter (1.0 in SimCLR on ImageNet)."""
+    grey: float = 0.2
+    """Probability that a view loses its colour."""
+    blur: float | None = None
+    """Probability that a view is blurred; none is 0.5 above 64 px and 0 on smaller pictures."""
+    flip: float = 0.5
+    """Probability that a view is mirrored left to right."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, **VIEW)
+
+    def view_spec(self) -> ViewSpec:
+        """The view, drawn twice."""
+        c = self
+        return recipes.symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
+
+
+@dataclass(frozen=True)
+class AsymmetricViews(SymmetricViews):
+    """Of methods with BYOL's pair of views, see `eyespot.views.recipes.asymmetric`."""
+
+    blur: float | None = None
+    """Probability that view 1 is blurred (view 2: a tenth); none is 1 above 64 px and 0 on smaller pictures."""
+    solarize: float = 0.2
+    """Probability that bright pixels of view 2 are inverted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, solarize=SHARE)
+
+    def view_pair(self) -> tuple[ViewSpec, ViewSpec]:
+        """View 1 and view 2."""
+        c = self
+        return recipes.asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)

@@ -13,7 +13,6 @@ disagree about it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eyespot.errors import UserError, unknown
+from eyespot.runs import replacing, write_text
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -250,20 +250,9 @@ def save_backbone(backbone: Backbone, folder: str | Path) -> None:
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in backbone.state_dict().items()
     }
     description = json.dumps(backbone.describe(), indent=1)
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"description": description}))
-    _replace(folder / DESCRIPTION, lambda path: path.write_text(description + "\n"))
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `path`, makes sure it is on the disk, then takes its place: a crash leaves the old file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as part:
+        save_file(tensors, part, {"description": description})
+    write_text(folder / DESCRIPTION, description + "\n")
 
 
 def load_backbone(folder: str | Path, module: nn.Module | None = None) -> Backbone:

@@ -19,18 +19,17 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.correlation import barlow
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
 from eyespot.views.image import two_views
-from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class BarlowTwinsConfig(ColorConfig):
+class BarlowTwinsConfig(AsymmetricViews):
     redundancy: float = 0.005
     """Weight of the off-diagonal terms, lambda in eq. 1."""
     scale: float = 1.0
@@ -39,18 +38,6 @@ class BarlowTwinsConfig(ColorConfig):
     """Width of the two hidden layers of the projector (8192 on ImageNet)."""
     out: int = 512
     """Width D of the embedding whose D x D correlation is decorrelated (8192 on ImageNet)."""
-    crop_min: float = 0.2
-    """Least share of the picture's area that a crop keeps (0.08 in the paper)."""
-    jitter: float = 0.5
-    """Strength of the colour jitter."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
-    blur: float | None = None
-    """Probability that view 1 is blurred (view 2: a tenth); none is 1 above 64 px and 0 on smaller pictures."""
-    solarize: float = 0.2
-    """Probability that bright pixels of view 2 are inverted."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class BarlowTwins(Method):
@@ -61,12 +48,12 @@ class BarlowTwins(Method):
 
     def __init__(self, backbone: Backbone, config: BarlowTwinsConfig = BarlowTwinsConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, redundancy=(0, None), scale=POSITIVE, hidden=WIDTH, out=WIDTH, solarize=SHARE, **VIEW)
+        check_ranges(config, redundancy=(0, None), scale=POSITIVE, hidden=WIDTH, out=WIDTH)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
+        pair = c.view_pair()
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:

@@ -22,18 +22,17 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.losses.predictive import byol
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.views.image import two_views
-from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class BYOLConfig(ColorConfig):
+class BYOLConfig(AsymmetricViews):
     momentum: float = 0.99
     """Share of the copy that a step keeps at the start (0.996 on ImageNet)."""
     momentum_end: float = 1.0
@@ -42,18 +41,6 @@ class BYOLConfig(ColorConfig):
     """Width of the hidden layers of projector and predictor (4096 in the paper)."""
     out: int = 256
     """Width of the prediction."""
-    crop_min: float = 0.2
-    """Least share of the picture's area that a crop keeps (0.08 in the paper)."""
-    jitter: float = 0.5
-    """Strength of the colour jitter."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
-    blur: float | None = None
-    """Probability that view 1 is blurred (view 2: a tenth); none is 1 above 64 px and 0 on smaller pictures."""
-    solarize: float = 0.2
-    """Probability that bright pixels of view 2 are inverted."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class BYOL(Method):
@@ -66,7 +53,7 @@ class BYOL(Method):
 
     def __init__(self, backbone: Backbone, config: BYOLConfig = BYOLConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, momentum=SHARE, momentum_end=SHARE, hidden=WIDTH, out=WIDTH, solarize=SHARE, **VIEW)
+        check_ranges(config, momentum=SHARE, momentum_end=SHARE, hidden=WIDTH, out=WIDTH)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm="batch")
         self.predictor = mlp(config.out, config.hidden, config.out, norm="batch")
         self.teacher = Teacher(self._student())
@@ -76,7 +63,7 @@ class BYOL(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
+        pair = c.view_pair()
         return two_views(batch["image"], draws, *pair)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:

@@ -25,19 +25,18 @@ from torch import Tensor, nn
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.process import all_mean
 from eyespot.views.image import ViewSpec, multi_crop
-from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class DINOConfig(ColorConfig):
+class DINOConfig(AsymmetricViews):
     prototypes: int = 1024
     """Number P of prototypes (4096 on CIFAR, 65536 on ImageNet)."""
     temperature: float = 0.1
@@ -68,16 +67,8 @@ class DINOConfig(ColorConfig):
     """Side of a small view in pixels; none is 3/7 of the large one, rounded up to whole patches (96 for 224)."""
     local_scale: tuple[float, float] = (0.05, 0.25)
     """Least and largest share of the area that a small view keeps."""
-    jitter: float = 0.5
-    """Strength of the colour jitter."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
     blur: float | None = None
     """Probability that view 1 is blurred (view 2: a tenth, small ones: half); none is 1 above 64 px, else 0."""
-    solarize: float = 0.2
-    """Probability that bright pixels of view 2 are inverted."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class DINO(Method):
@@ -104,7 +95,7 @@ class DINO(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        large = list(asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color))
+        large = list(c.view_pair())
         small = ViewSpec(
             size=self.local_size,
             scale=c.local_scale,
@@ -184,7 +175,6 @@ def _check(config: DINOConfig) -> None:
     check_ranges(config, temperature=POSITIVE, teacher_temperature=POSITIVE, teacher_temperature_start=POSITIVE)
     check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH, local_crops=(0, None), local_size=WIDTH)
     check_ranges(config, momentum=SHARE, momentum_end=SHARE, centre_momentum=SHARE, teacher_warmup=SHARE)
-    check_ranges(config, solarize=SHARE, **VIEW)
     low, high = config.local_scale
     if not 0 < low <= high <= 1:
         raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")

@@ -28,15 +28,14 @@ from torchvision.transforms.v2.functional import adjust_hue, adjust_saturation, 
 from eyespot.draws import Draws, ensure, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.losses.contrastive import nt_xent
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import SymmetricViews
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe, Tools
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.autoencoder import ConvAutoencoder
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
 from eyespot.views.image import clean, two_views
-from eyespot.views.recipes import symmetric
 
 
 def guided_order(labels: np.ndarray) -> np.ndarray:
@@ -122,7 +121,7 @@ class DenoisingAutoencoder(Method):
 
 
 @dataclass(frozen=True)
-class GSimCLRConfig(ColorConfig):
+class GSimCLRConfig(SymmetricViews):
     temperature: float = 0.1
     """Temperature of NT-Xent."""
     hidden: tuple[int, ...] = (256, 128)
@@ -141,16 +140,6 @@ class GSimCLRConfig(ColorConfig):
     """Side of the autoencoder's convolutions."""
     augmentation: Literal["simclr", "paper"] = "simclr"
     """SimCLR's views, or the paper's: flip, jitter and grey by one coin for the whole batch, no crop."""
-    crop_min: float = 0.2
-    """Least share of the picture's area that a crop keeps (SimCLR's views)."""
-    jitter: float = 0.5
-    """Strength of the colour jitter (SimCLR's views; the paper's have 0.2 on CIFAR-10)."""
-    grey: float = 0.2
-    """Probability that a view loses its colour (SimCLR's views)."""
-    blur: float | None = None
-    """Probability that a view is blurred (SimCLR's views); none is 0.5 above 64 px and 0 on smaller pictures."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right (SimCLR's views)."""
 
 
 class GSimCLR(Method):
@@ -176,7 +165,6 @@ class GSimCLR(Method):
     def __init__(self, backbone: Backbone, config: GSimCLRConfig = GSimCLRConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
         check_ranges(config, temperature=POSITIVE, out=WIDTH, clusters=(0, None), autoencoder_epochs=POSITIVE)
-        check_ranges(config, crop_min=SHARE, grey=SHARE, blur=SHARE, flip=SHARE)
         self.projector = mlp(backbone.embed_dim, *config.hidden, config.out, norm=None)
 
     # --- before training: pseudo labels --------------------------------------------------------------------------
@@ -204,7 +192,7 @@ class GSimCLR(Method):
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
         if c.augmentation == "simclr":
-            spec = symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
+            spec = c.view_spec()
             return two_views(batch["image"], draws, spec)
         images = clean(batch["image"], c.image_size, crop_ratio=1.0, device=draws.device)
         settings = CIFAR_COINS if c.image_size <= 64 else IMAGENET_COINS

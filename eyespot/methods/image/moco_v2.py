@@ -26,20 +26,19 @@ from torch.nn import functional as F
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import moco
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import SymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.queue import Queue
 from eyespot.nets.teacher import Teacher
 from eyespot.process import gather
 from eyespot.views.image import two_views
-from eyespot.views.recipes import symmetric
 
 
 @dataclass(frozen=True)
-class MoCoV2Config(ColorConfig):
+class MoCoV2Config(SymmetricViews):
     temperature: float = 0.2
     """T, divides the cosines."""
     queue: int = 4096
@@ -50,16 +49,6 @@ class MoCoV2Config(ColorConfig):
     """Width of the projector's hidden layer (2048 in the paper)."""
     out: int = 128
     """Width of queries and keys."""
-    crop_min: float = 0.2
-    """Least share of the picture's area that a crop keeps."""
-    jitter: float = 0.5
-    """Strength of the colour jitter."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
-    blur: float | None = None
-    """Probability that a view is blurred; none is 0.5 above 64 px and 0 on smaller pictures."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class MoCoV2(Method):
@@ -74,7 +63,7 @@ class MoCoV2(Method):
 
     def __init__(self, backbone: Backbone, config: MoCoV2Config = MoCoV2Config(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, temperature=POSITIVE, queue=WIDTH, momentum=SHARE, hidden=WIDTH, out=WIDTH, **VIEW)
+        check_ranges(config, temperature=POSITIVE, queue=WIDTH, momentum=SHARE, hidden=WIDTH, out=WIDTH)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm=None)
         self.teacher = Teacher(self._student())
         self.queue = Queue(config.out, config.queue)
@@ -85,9 +74,7 @@ class MoCoV2(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        return two_views(
-            batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
-        )
+        return two_views(batch["image"], draws, c.view_spec())
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Queries "query" [B, out] of view 1, not normalised; keys "key" [B, out] of view 2, of unit length."""

@@ -21,34 +21,23 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import nt_xent
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import SymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
 from eyespot.views.image import two_views
-from eyespot.views.recipes import symmetric
 
 
 @dataclass(frozen=True)
-class SimCLRConfig(ColorConfig):
+class SimCLRConfig(SymmetricViews):
     temperature: float = 0.2
     """T, divides the cosines (0.1 on ImageNet at batch 4096)."""
     hidden: int = 512
     """Width of the projector's hidden layer (2048 in the paper)."""
     out: int = 128
     """Width of the embedding that is compared."""
-    crop_min: float = 0.2
-    """Least share of the picture's area that a crop keeps (0.08 in the paper)."""
-    jitter: float = 0.5
-    """Strength of the colour jitter (1.0 on ImageNet)."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
-    blur: float | None = None
-    """Probability that a view is blurred; none is 0.5 above 64 px and 0 on smaller pictures."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class SimCLR(Method):
@@ -61,14 +50,12 @@ class SimCLR(Method):
 
     def __init__(self, backbone: Backbone, config: SimCLRConfig = SimCLRConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
-        check_ranges(config, temperature=POSITIVE, hidden=WIDTH, out=WIDTH, **VIEW)
+        check_ranges(config, temperature=POSITIVE, hidden=WIDTH, out=WIDTH)
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        return two_views(
-            batch["image"], draws, symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
-        )
+        return two_views(batch["image"], draws, c.view_spec())
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Embeddings "query" of view 1 and "key" of view 2, [B, out] each, not normalised."""

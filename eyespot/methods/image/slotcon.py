@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.grouping import group_loss, pool_slots, present_slots, score_map, slot_loss, undo_view
-from eyespot.methods.common import ColorConfig
+from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
@@ -35,11 +35,10 @@ from eyespot.nets.heads import conv_mlp, mlp
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.process import all_mean, all_sum, gather, global_mean, rank
 from eyespot.views.image import overlap_boxes, view
-from eyespot.views.recipes import asymmetric
 
 
 @dataclass(frozen=True)
-class SlotConConfig(ColorConfig):
+class SlotConConfig(AsymmetricViews):
     prototypes: int = 256
     """Number K of prototypes (256 on COCO, 2048 on ImageNet)."""
     hidden: int = 0
@@ -60,16 +59,6 @@ class SlotConConfig(ColorConfig):
     """The teacher's momentum at the start; it grows to 1 by a half cosine."""
     crop_min: float = 0.08
     """Least share of the picture's area that a crop keeps."""
-    jitter: float = 0.5
-    """Strength of the colour jitter."""
-    grey: float = 0.2
-    """Probability that a view loses its colour."""
-    blur: float | None = None
-    """Probability that view 1 is blurred (view 2: a tenth); none is 1 above 64 px and 0 on smaller pictures."""
-    solarize: float = 0.2
-    """Probability that bright pixels of view 2 are inverted."""
-    flip: float = 0.5
-    """Probability that a view is mirrored left to right."""
 
 
 class SlotCon(Method):
@@ -90,7 +79,7 @@ class SlotCon(Method):
         c = config
         check_ranges(c, prototypes=(2, None), hidden=(0, None), out=WIDTH, group_weight=SHARE, momentum=SHARE)
         check_ranges(c, student_temperature=POSITIVE, teacher_temperature=POSITIVE, slot_temperature=POSITIVE)
-        check_ranges(c, centre_momentum=SHARE, crop_min=SHARE, grey=SHARE, blur=SHARE, solarize=SHARE, flip=SHARE)
+        check_ranges(c, centre_momentum=SHARE)
         if backbone.stride < 1:
             raise UserError(f"slotcon needs a feature map and {backbone.name} has none; use another backbone.")
         hidden = c.hidden or 2 * backbone.embed_dim
@@ -112,7 +101,7 @@ class SlotCon(Method):
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
-        pair = asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
+        pair = c.view_pair()
         specs = [replace(spec, interpolation="bicubic") for spec in pair]
         first = view(batch["image"], draws.scope("view1"), specs[0])
         second = view(batch["image"], draws.scope("view2"), specs[1], overlap_with=first)
