@@ -125,7 +125,7 @@ def test_an_installed_method_is_listed_without_importing_it(third_party, monkeyp
     fields = {f.name: f.default for f in entry.fields}
     assert fields["temperature"] == 0.25
     assert fields["extra"] == 3
-        assert list(fields).index("extra") < list(fields).index("color"), "its own arguments come first"
+    assert list(fields).index("extra") < list(fields).index("color"), "its own arguments come first"
     assert (entry.recipe["lr"], entry.recipe["optimizer"], entry.own_recipe) == (0.7, "sgd", ("lr", "optimizer"))
     assert "batch_size" in entry.recipe
     assert entry.evidence == {"golden": False, "floor_beaten": None, "claim": None}

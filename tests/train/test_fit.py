@@ -235,3 +235,20 @@ def test_a_replay_hears_the_errors_of_its_rows():
     fit(Errors(), data, plan_of(3))
     assert [shape for _, shape in data.heard] == [(8,)] * 3
     assert data.heard[0][0] == epoch_rows(Toy(), 40, 0, 8, 0)[0].tolist()
+
+
+def test_dropout_differs_from_step_to_step_and_comes_back_with_the_step():
+    class Drops(Toy):
+        def __init__(self):
+            super().__init__(dropout=0.5)
+            self.masks = []
+
+        def forward(self, views, draws=None):
+            self.masks.append(self.backbone[4](torch.ones(8, 16)))
+            return super().forward(views, draws)
+
+    first, again = Drops(), Drops()
+    fit(first, ToyData(), plan_of(3))
+    fit(again, ToyData(), plan_of(3))
+    assert not torch.equal(first.masks[0], first.masks[1]) and not torch.equal(first.masks[1], first.masks[2])
+    assert all(torch.equal(a, b) for a, b in zip(first.masks, again.masks, strict=True))
