@@ -219,6 +219,10 @@ class Case:
     def stalled(self) -> Verdict | None:
         if self._better():
             return None
+        if self.final and "projection_cosine" in self.floor and self.probes and self._worse(self.probes[-1]):
+            # a loss that compares views is at its end, and what it was for has become worse
+            beside = f"kNN {self.probes[-1]['knn']:.1f} %{self._beside('knn', '{:.1f} %')}"
+            return Verdict("stalled", f"neighbours are clearly worse than with random weights: {beside}", WORSE)
         n = len(self.losses)
         if n < 2:
             reason = self._resting() or f"{self.step} steps are too few to learn anything"
@@ -340,5 +344,8 @@ TOO_FAST = "lower the rate (--lr), clip the gradient (--clip 1) or warm up longe
 COLLAPSED = (
     "lower the rate (--lr) or raise the batch size, and keep the method's defences (teacher momentum, predictor, "
     "centring, temperature) at their defaults"
+)
+WORSE = (
+    "train longer, or on more pictures, lower the rate (--lr), and check that the views keep what tells classes apart"
 )
 STALLED = "train longer, try a rate 3 times higher or lower, and check that pictures vary and views can be matched"
