@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eyespot.evaluate.evaluate import evaluate as evaluate
     from eyespot.methods.catalog import methods as methods
     from eyespot.nets.backbones import backbone as backbone
+    from eyespot.reproduce.runner import reproduce as reproduce
     from eyespot.runs import Run as Run
     from eyespot.train.pretrain import adapt as adapt
     from eyespot.train.pretrain import pretrain as pretrain
@@ -29,12 +30,13 @@ PUBLIC = {
     "evaluate": "eyespot.evaluate",
     "embed": "eyespot.evaluate.embed:embed",
     "methods": "eyespot.methods",
+    "reproduce": "eyespot.reproduce",
     "backbone": "eyespot.nets.backbones:backbone",
     "Run": "eyespot.runs:Run",
 }
-"""Where each public name lives. Three are packages that can be called, see eyespot/callable.py."""
+"""Where each public name lives. Four are packages that can be called, see eyespot/callable.py."""
 
-__all__ = ["Run", "__version__", "adapt", "backbone", "embed", "evaluate", "methods", "pretrain"]
+__all__ = ["Run", "__version__", "adapt", "backbone", "embed", "evaluate", "methods", "pretrain", "reproduce"]
 
 
 def __getattr__(name: str) -> Any:

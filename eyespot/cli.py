@@ -219,12 +219,37 @@ def _demo(given: dict[str, Any]) -> None:
     out.print(f"run      {result.run.path}\npicture  {result.picture}", soft_wrap=True, markup=False)
 
 
+def _reproduce(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    chosen = build(options.ReproduceOptions, **given)
+    from eyespot.reproduce.runner import claims_folder, recorded, reproduce
+
+    if chosen.name is None:
+        found = recorded(claims_folder(chosen.claims))
+        if as_json:
+            print(json.dumps([{"name": f["claim"].name, "record": f["record"]} for f in found], ensure_ascii=False))
+        else:
+            pages.console().print(pages.claim_list(found))
+        return
+    record = reproduce(chosen.name, **{k: v for k, v in given.items() if k != "name"}, listener=_note)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        pages.console().print(pages.claim(record))
+
+
+def _note(record: Mapping[str, Any]) -> None:
+    """What a long command does now, on standard error."""
+    print(record["text"], file=sys.stderr)
+
+
 COMMANDS = {
     "pretrain": Command(options.PretrainOptions, _pretrain),
     "adapt": Command(options.AdaptOptions, _adapt),
     "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
     "embed": Command(options.EmbedOptions, _embed),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
+    "reproduce": Command(options.ReproduceOptions, _reproduce, (JSON,)),
     "demo": Command(options.DemoOptions, _demo),
 }
 

@@ -271,6 +271,24 @@ class DemoOptions(Options):
     """Seed of data, weights and views."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(Options):
+    """Run a paper's claim against its control and record it, or list the claims."""
+
+    name: str | None = dataclasses.field(default=None, kw_only=False)
+    """Claim to run; none lists them with what was recorded."""
+    data_folder: str | None = option(None, none="EYESPOT_DATA", word="PATH")
+    """Folder that holds the data sets that claims name."""
+    out: str = option("runs/reproduce", word="PATH")
+    """Folder of the runs; what is done there is not done again."""
+    seeds: int | None = option(None, low=1, none="all of the claim")
+    """Number of seeds; with fewer than the claim has, the record goes to --out."""
+    claims: str | None = option(None, none="reproductions", word="PATH")
+    """Folder of the claims, where records go too."""
+    listener: Callable[..., Any] | None = option(None, python_only=True)
+    """Called with each progress record."""
+
+
 # --- what an options class says --------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def _sentences() -> dict[str, dict[str, str]]:

@@ -143,6 +143,47 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def claim_list(found: Iterable[Mapping[str, Any]]) -> Table:
+    """Claims, and what was recorded of each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("claim", "outcome", "difference", "recorded"):
+        table.add_column(head, no_wrap=True)
+    table.add_column("what is claimed")
+    for f in found:
+        record = f["record"] or {}
+        seen = record.get("comparison", {})
+        outcome = seen.get("outcome", "table" if record else "-")
+        table.add_row(f["claim"].name, outcome, _difference(seen), record.get("date", "-"), Text(f["claim"].claim))
+    return table
+
+
+def _difference(comparison: Mapping[str, Any]) -> str:
+    if not comparison:
+        return "-"
+    error = comparison["standard_error"]
+    return f"{comparison['difference']:+.2f}" + ("" if error is None else f" (error {error:.2f})")
+
+
+def claim(record: Mapping[str, Any]) -> Table:
+    """The arms of one recorded claim: mean and spread over the seeds of every metric."""
+    from eyespot.reproduce.outcome import cell, columns
+
+    names = columns(record)
+    compared = record.get("comparison")
+    title = None
+    if compared:
+        title = (
+            f"{compared['outcome']}: {compared['arm']} against {compared['control']}, {compared['metric']} "
+            f"{_difference(compared)}"
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for head in ("arm", *names):
+        table.add_column(head, no_wrap=True, justify="left" if head == "arm" else "right")
+    for arm, values in record["arms"].items():
+        table.add_row(arm, *(cell(values.get(n)) for n in names))
+    return table
+
+
 METRICS = ("top1", "top5")
 
 

@@ -59,6 +59,8 @@ class DINOConfig(AsymmetricViews):
     """Width of the hidden layers of the head (2048 in the paper)."""
     bottleneck: int = 128
     """Width of the embedding that the prototypes see (256 in the paper)."""
+    batch_norm: bool = False
+    """Whether the hidden layers of the head carry batch norm."""
     crop_min: float = 0.25
     """Least share of the picture's area that a large view keeps."""
     local_crops: int = 4
@@ -82,7 +84,8 @@ class DINO(Method):
     def __init__(self, backbone: Backbone, config: DINOConfig = DINOConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
         _check(config)
-        self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck)
+        norm = "batch" if config.batch_norm else None
+        self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck, norm=norm)
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.local_size = config.local_size or _local_size(backbone, config.image_size)
