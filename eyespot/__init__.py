@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     __version__: str
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
+    from eyespot.health import doctor as doctor
     from eyespot.methods.catalog import methods as methods
     from eyespot.nets.backbones import backbone as backbone
     from eyespot.reproduce.runner import reproduce as reproduce
     from eyespot.runs import Run as Run
+    from eyespot.train.estimate import estimate as estimate
     from eyespot.train.pretrain import adapt as adapt
     from eyespot.train.pretrain import pretrain as pretrain
 
@@ -31,12 +33,26 @@ PUBLIC = {
     "embed": "eyespot.evaluate.embed:embed",
     "methods": "eyespot.methods",
     "reproduce": "eyespot.reproduce",
+    "estimate": "eyespot.train.estimate:estimate",
+    "doctor": "eyespot.health:doctor",
     "backbone": "eyespot.nets.backbones:backbone",
     "Run": "eyespot.runs:Run",
 }
 """Where each public name lives. Four are packages that can be called, see eyespot/callable.py."""
 
-__all__ = ["Run", "__version__", "adapt", "backbone", "embed", "evaluate", "methods", "pretrain", "reproduce"]
+__all__ = [
+    "Run",
+    "__version__",
+    "adapt",
+    "backbone",
+    "doctor",
+    "embed",
+    "estimate",
+    "evaluate",
+    "methods",
+    "pretrain",
+    "reproduce",
+]
 
 
 def __getattr__(name: str) -> Any:

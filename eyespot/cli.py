@@ -96,7 +96,7 @@ def _run(words: list[str]) -> None:
 
 def _method_help(verb: str, words: Sequence[str]) -> None:
     """`eyespot pretrain simclr --help` shows the method above the options."""
-    if verb in ("pretrain", "adapt") and words and not words[0].startswith("-"):
+    if verb in ("pretrain", "adapt", "estimate") and words and not words[0].startswith("-"):
         from eyespot.methods import catalog
 
         kind = "adapt" if verb == "adapt" else "method"
@@ -219,6 +219,30 @@ def _demo(given: dict[str, Any]) -> None:
     out.print(f"run      {result.run.path}\npicture  {result.picture}", soft_wrap=True, markup=False)
 
 
+def _estimate(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.EstimateOptions, **given)
+    from eyespot.train.estimate import estimate
+
+    found = _call(estimate, options.EstimateOptions, given)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        pages.console().print(pages.estimate(found))
+
+
+def _doctor(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    chosen = build(options.DoctorOptions, **given)
+    from eyespot.health import doctor
+
+    found = doctor(chosen.out)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        pages.console().print(pages.doctor(found), soft_wrap=True)
+
+
 def _reproduce(given: dict[str, Any]) -> None:
     as_json = given.pop("json")
     chosen = build(options.ReproduceOptions, **given)
@@ -249,6 +273,8 @@ COMMANDS = {
     "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
     "embed": Command(options.EmbedOptions, _embed),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
+    "estimate": Command(options.EstimateOptions, _estimate, (JSON,)),
+    "doctor": Command(options.DoctorOptions, _doctor, (JSON,)),
     "reproduce": Command(options.ReproduceOptions, _reproduce, (JSON,)),
     "demo": Command(options.DemoOptions, _demo),
 }

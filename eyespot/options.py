@@ -196,6 +196,22 @@ class AdaptOptions(PretrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimateOptions(PretrainOptions):
+    """Measure a few steps, and say what time, memory and disk the run will take."""
+
+    out: Any = option(None, none="here", word="PATH")
+    """Folder the run would have; only its free disk space is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """Show versions, devices, threads, free memory and disk, missing extras, and what helps."""
+
+    out: str = option(".", word="PATH")
+    """Folder of runs, whose free disk space is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
     """Measure frozen features against random ones under a fixed protocol."""
 

@@ -143,6 +143,44 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def estimate(found: Mapping[str, Any]) -> Table:
+    """What a run will take."""
+    minutes = f"{duration(found['minutes'] * 60)}" + (", and the preparation before it" if found["prepares"] else "")
+    rows = {
+        "time": f"{minutes}: {found['steps']:,} steps of {found['seconds_per_step']:.3f} s",
+        "speed": f"{found['images_per_s']:,.0f} images/s, batch {found['batch_size']}, {found['device']}",
+        "memory": f"{found['memory_mb']:,} MB at most ({found['memory_of']})",
+        "disk": f"{found['disk_mb']:,} MB of {found['disk_free_mb']:,} MB that are free",
+        "trained": f"{found['parameters']:,} parameters",
+    }
+    if found["disk_mb"] > found["disk_free_mb"]:
+        rows["disk"] += ": too little, give --out on another disk"
+    return _pairs(rows)
+
+
+def doctor(found: Mapping[str, Any]) -> Table:
+    """What the installation and the machine have."""
+    threads = found["threads"]
+    rows = {name: value or "not installed" for name, value in found["versions"].items()}
+    rows |= {"platform": found["platform"], "devices": ", ".join(found["devices"]) or "none"}
+    rows["cores"] = f"{threads['usable_cores']} of {threads['cores']}, torch uses {threads['torch']}"
+    for key, name in (("disk_free_mb", "disk"), ("memory_free_mb", "memory"), ("shared_memory_free_mb", "/dev/shm")):
+        rows[name] = "unknown" if found[key] is None else f"{found[key]:,} MB free"
+    for extra, missing in found["extras"].items():
+        rows[f"[{extra}]"] = f"missing {', '.join(missing)}: pip install 'eyespot[{extra}]'" if missing else "complete"
+    rows |= {f"advice {i + 1}": sentence for i, sentence in enumerate(found["advice"])}
+    return _pairs(rows)
+
+
+def _pairs(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
 def claim_list(found: Iterable[Mapping[str, Any]]) -> Table:
     """Claims, and what was recorded of each."""
     table = Table(box=None, pad_edge=False, header_style="bold")

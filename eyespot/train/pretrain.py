@@ -132,13 +132,17 @@ class Training:
         self.listener = (options.listener or silent) if is_main() else silent
         self.name = catalog.find(str(options.method)).name
 
-    def run(self) -> Run:
+    def assemble(self) -> tuple[Data, Choices, Method]:
+        """The data, what was chosen for the user, and the method with fresh weights."""
         data = self.open_data()
         choices = choose(self.cls, self.options, data, world_size())
         side = math.ceil(LARGEST_ZOOM * choices.image_size)
         if data.shrink_to(side):
             choices.auto["short_side"] = f"{side} px: larger pictures are decoded smaller; no crop needs more"
-        method = self.build(data, choices)
+        return data, choices, self.build(data, choices)
+
+    def run(self) -> Run:
+        data, choices, method = self.assemble()
         if is_main():
             self.folder.make()
         self.write_config(method, data, choices, None)
