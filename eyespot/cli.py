@@ -214,7 +214,8 @@ def _demo(given: dict[str, Any]) -> None:
     with Progress() as progress:
         result = demo(chosen, listener=progress)
     out = pages.console()
-    out.print(pages.evaluation(result.evaluations))
+    if result.evaluations:
+        out.print(pages.evaluation(result.evaluations))
     out.print(pages.verdict(result.run.verdict))
     out.print(f"run      {result.run.path}\npicture  {result.picture}", soft_wrap=True, markup=False)
 
