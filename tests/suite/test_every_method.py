@@ -20,6 +20,7 @@ from eyespot.methods import catalog
 from eyespot.methods.method import total
 from eyespot.train.build import load_method
 from eyespot.train.fit import fit
+from eyespot.train.watch import RunProbe
 from eyespot.views.image import clean
 
 
@@ -212,7 +213,10 @@ def test_beats_random_features_on_toy_pictures(name):
     steps, lr = BUDGETS.get(name, USUAL)
     plan = plan_of(method, train, batch=64, steps=steps)
     recipe = replace(plan.recipe, optimizer="adamw", schedule="cosine", weight_decay=1e-4)
-    fit(method, train, replace(plan, recipe=recipe, lr=lr))
+    probe = RunProbe(method, train, SIDE, torch.device("cpu"), None)
+    fit(method, train, replace(plan, recipe=recipe, lr=lr), probe=probe)
+    verdict = probe.finish(method)
     reached = linear_accuracy(method, train, test)
     # 2 standard errors of a difference on 256 pictures are about 5 points
     assert reached > floor + 5.0, (floor, reached)
+    assert verdict["state"] == "learning", verdict

@@ -30,6 +30,7 @@ from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
+from eyespot.nets.norms import has_batch_norm
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.process import all_mean
 from eyespot.views.image import ViewSpec, multi_crop
@@ -41,8 +42,8 @@ class DINOConfig(AsymmetricViews):
     """Number P of prototypes (4096 on CIFAR, 65536 on ImageNet)."""
     temperature: float = 0.1
     """T, of the student's softmax."""
-    teacher_temperature: float = 0.07
-    """T_t, of the copy's softmax, after its warm-up."""
+    teacher_temperature: float = 0.04
+    """T_t, of the copy's softmax, after its warm-up (0.07 in long runs on ImageNet; in short ones it loses the views)."""
     teacher_temperature_start: float = 0.04
     """T_t at the start."""
     teacher_warmup: float = 0.3
@@ -59,8 +60,8 @@ class DINOConfig(AsymmetricViews):
     """Width of the hidden layers of the head (2048 in the paper)."""
     bottleneck: int = 128
     """Width of the embedding that the prototypes see (256 in the paper)."""
-    batch_norm: bool = False
-    """Whether the hidden layers of the head carry batch norm."""
+    batch_norm: bool | None = None
+    """Whether the hidden layers of the head carry batch norm; none is yes for backbones with batch norm."""
     crop_min: float = 0.25
     """Least share of the picture's area that a large view keeps."""
     local_crops: int = 4
@@ -84,7 +85,9 @@ class DINO(Method):
     def __init__(self, backbone: Backbone, config: DINOConfig = DINOConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
         _check(config)
-        norm = "batch" if config.batch_norm else None
+        # without it the features of a small convolutional net are too alike for the teacher to tell views apart
+        norms = has_batch_norm(backbone) if config.batch_norm is None else config.batch_norm
+        norm = "batch" if norms else None
         self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck, norm=norm)
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
