@@ -186,7 +186,7 @@ def test_resumes_to_the_bit(name, folder, tmp_path, monkeypatch):
 BUDGETS = {
     "byol": (250, 3e-3),
     "barlow_twins": (250, 3e-3),
-    "dino": (250, 1e-3),
+    "dino": (250, 3e-3),
     "slotcon": (200, 1e-3),
     "mae": (400, 4e-3),
     "mfm": (400, 4e-3),

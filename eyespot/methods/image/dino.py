@@ -43,7 +43,7 @@ class DINOConfig(AsymmetricViews):
     temperature: float = 0.1
     """T, of the student's softmax."""
     teacher_temperature: float = 0.04
-    """T_t, of the copy's softmax, after its warm-up (0.07 in long runs on ImageNet; in short ones it loses the views)."""
+    """T_t, of the copy's softmax, after its warm-up (0.07 in long runs; in short ones it ends at the plateau)."""
     teacher_temperature_start: float = 0.04
     """T_t at the start."""
     teacher_warmup: float = 0.3
