@@ -60,7 +60,7 @@ CROP_MIN = 0.4
 FLIP = 0.5
 LEAST_STEPS, LEAST_BATCH = 10, 16
 ZOOM = 2.0
-"""Larger pictures are decoded at this multiple of the size: the smallest crop, 0.4 of the area at 4:3, needs no more."""
+"""Larger pictures are decoded at this multiple of the size; the smallest crop, 0.4 of the area at 4:3, needs less."""
 
 
 class FineTuned(Supervised):
@@ -142,7 +142,8 @@ def build(net: Backbone, classes: int, samples: int, image_size: int, seed: int)
     )
     info = Info(samples=samples, channels=net.channels, classes=classes)
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    return seeded(seed, lambda: FineTuned(net, config, info)).to(like.device, like.dtype)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return seeded(seed, lambda: FineTuned(net, config, info)).to(like.device, dtype)
 
 
 def set_drop_path(net: Backbone, rate: float) -> None:

@@ -12,8 +12,8 @@ The result of a setting is the mean top-1 accuracy over its draws, and beside it
 choice of the samples matters, not how sure the mean is (that is the deviation divided by sqrt(10)).
 
 The papers mostly fine-tune on one fixed list of 1 % and 10 % of ImageNet (SimCLR, Chen et al.; ICML 2020; arXiv
-2002.05709, section 6) or fit a linear classifier on draws of n a class (Goyal et al.; ICCV 2019; arXiv 1905.01235, SVMs
-on five draws; Tian et al.; ECCV 2020; arXiv 2003.11539, logistic regression). This is the latter, on all classes at once.
+2002.05709), or fit a linear classifier on draws of n a class (Goyal et al.; ICCV 2019; arXiv 1905.01235: SVMs on five
+draws). This is the latter, on all classes at once.
 
 A setting that the data does not allow (a class with fewer samples than shots, or a share that is less than one sample
 of each class) is left out, and the config says why.

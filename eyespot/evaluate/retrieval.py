@@ -8,8 +8,8 @@ Each test feature ranks all training features by cosine; a training sample of th
 The queries are never in the bank, so nothing is left out of it. Nothing is trained, tuned or re-ranked. Of equal
 similarities the irrelevant samples come first. Features are compared as they are, not centred.
 
-R@1 is the accuracy of the single nearest neighbour; mAP also looks at the far end of the ranking, so it asks for classes
-that hold together. Memory is one block of similarities, whatever the number of samples.
+R@1 is the accuracy of the single nearest neighbour; mAP also looks at the far end of the ranking, so it asks for
+classes that hold together. Memory is one block of similarities, whatever the number of samples.
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@
     ResNets        0: the stem; 1..n: the stages
     timm's others  the groups that timm names: mostly stem and stages
     any module     0: what stands before the first part that has parts itself; then one such part after the other
+
+A head that is put on top has the number after the last layer.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
@@ -37,7 +40,8 @@ def layers(backbone: Backbone) -> tuple[dict[str, int], int]:
     if isinstance(net, SmallResNet):
         found = _of_small_resnet(net)
     elif hasattr(net, "group_matcher"):
-        found = {f"net.{k}": v for k, v in group_parameters(net, net.group_matcher(coarse=True), reverse=True).items()}
+        groups: Any = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
+        found = {f"net.{name}": int(layer) for name, layer in groups.items()}
     else:
         found = _of_module(net)
     return found, max(found.values(), default=0) + 1
