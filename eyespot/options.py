@@ -264,7 +264,7 @@ class CompareOptions(DataOptions):
     """Put runs beside each other: what they are, and every result kept in them beside its floor."""
 
     runs: Any = dataclasses.field(kw_only=False, metadata={"many": True})
-    """Run folders."""
+    """Run folders, one or more."""
     data: Any = option(None, none="only what is kept")
     """Labelled pictures; what a run lacks on them is measured first."""
     test_data: Any = option(None, none="a fifth of --data")
@@ -279,7 +279,7 @@ class CompareOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.folders:
-            raise UserError("RUN is missing: give one run folder or more.")
+            raise UserError("RUNS is missing: run folders, one or more.")
         if self.data is None and self.test_data is not None:
             raise UserError("--test-data needs --data, the labelled pictures to learn from; give both.")
         _ = self.protocols

@@ -81,13 +81,12 @@ def _result(name: str, samples: Samples, o: EvaluateOptions, device: torch.devic
     """One protocol on the model and on its random twins."""
     started = time.perf_counter()
     config = copy.deepcopy(samples.config)
-    bad = samples.train.bad + samples.test.bad
+    bad = (0, 0)
     if name in protocols.FEATURES:
         started -= samples.seconds  # the feature pass, though several protocols share it
         outcomes = _on_features(name, samples, o.seed, device)
     else:
-        outcomes, more = _on_pictures(name, samples, o, device)
-        bad += more
+        outcomes, bad = _on_pictures(name, samples, o, device)
     metrics, used = outcomes[0]
     floors = [m for m, _ in outcomes[1:]] or ([metrics] if config["floor"]["weights"] == "the model's own" else [])
     return {
@@ -95,12 +94,12 @@ def _result(name: str, samples: Samples, o: EvaluateOptions, device: torch.devic
         "version": protocols.ALL[name].VERSION,
         **metrics,
         "floor": {k: float(np.mean([f[k] for f in floors])) for k in metrics} if floors else None,
-        "n_train": len(samples.train),
-        "n_test": len(samples.test),
+        "n_train": len(samples.train) - bad[0],
+        "n_test": len(samples.test) - bad[1],
         "classes": int(samples.labels.unique().numel()),
         "seconds": round(time.perf_counter() - started, 3),
         "run": config.pop("run"),
-        "config": config | {"bad_files": bad, "seed": o.seed} | used,
+        "config": config | {"bad_files": samples.train.bad + samples.test.bad + sum(bad), "seed": o.seed} | used,
     }
 
 
@@ -112,8 +111,10 @@ def _on_features(name: str, s: Samples, seed: int, device: torch.device) -> list
     ]
 
 
-def _on_pictures(name: str, s: Samples, o: EvaluateOptions, device: torch.device) -> tuple[list[Outcome], int]:
-    """What the protocol gives for every network, and how many pictures could not be read."""
+def _on_pictures(
+    name: str, s: Samples, o: EvaluateOptions, device: torch.device
+) -> tuple[list[Outcome], tuple[int, int]]:
+    """What the protocol gives for every network, and how many training and test pictures could not be read."""
     train, test = s.pictures()
     outcomes = []
     for k, net in enumerate(s.nets):
@@ -134,7 +135,7 @@ def _on_pictures(name: str, s: Samples, o: EvaluateOptions, device: torch.device
             listener=o.listener or silent,
         )
         outcomes.append(outcome)
-    return outcomes, len(train.bad) + len(test.bad)
+    return outcomes, (len(train.bad), len(test.bad))
 
 
 def _check_finite(*sides: Features) -> None:

@@ -16,7 +16,7 @@ The papers mostly fine-tune on one fixed list of 1 % and 10 % of ImageNet (SimCL
 draws). This is the latter, on all classes at once.
 
 A setting that the data does not allow (a class with fewer samples than shots, or a share that is less than one sample
-of each class) is left out, and the config says why.
+of each class) is left out, and the config says why; one sample a class is always there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyespot.errors import UserError
 from eyespot.evaluate.linear import Fit, Standardiser, few_threads
 from eyespot.evaluate.splits import draw_per_class
 from eyespot.metrics.classification import true_ranks
@@ -63,14 +62,9 @@ def run(
         train_labels, test_labels: int64 class numbers below `classes`.
         seed: of the draws.
         device: where the fits run.
-
-    Raises:
-        UserError: the data allows no setting.
     """
     labels = train_labels.cpu().numpy()
     counts, left_out = settings(labels)
-    if not counts:
-        raise UserError(f"No low-shot setting can be measured: {next(iter(left_out.values()))}; give more --data.")
     metrics: dict[str, float] = {}
     for name, wanted in counts.items():
         tops = [
@@ -102,11 +96,11 @@ def settings(labels: np.ndarray) -> tuple[dict[str, dict[int, int]], dict[str, s
             )
         else:
             wanted[name] = {c: max(1, round(share * n)) for c, n in have.items()}
-    least = min(have, key=lambda c: have[c])
+    least = min(have.values())
     for name, shots in SHOTS.items():
-        if have[least] < shots:
-            plural = "s" if have[least] > 1 else ""
-            left_out[name] = f"class {least} has {have[least]} training sample{plural}, fewer than {shots}"
+        if least < shots:
+            plural = "s" if least > 1 else ""
+            left_out[name] = f"the smallest class has {least} training sample{plural}, fewer than {shots}"
         else:
             wanted[name] = dict.fromkeys(have, shots)
     return wanted, left_out
