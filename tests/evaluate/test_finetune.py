@@ -1,5 +1,7 @@
 """Fine-tuning: rates by layer, frozen recipe, what it learns, what it leaves alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from eyespot.data.part import Part
 from eyespot.data.sources import open_source
 from eyespot.errors import UserError
 from eyespot.evaluate import finetune
+from eyespot.evaluate.samples import read_samples
 from eyespot.nets.backbones import backbone
+from eyespot.options import EvaluateOptions, build
 from eyespot.train.optimizers import build_optimizer
 
 QUICK = {"workers": 0}
@@ -126,6 +130,21 @@ def test_floor_is_the_same_training_from_random_weights(folders):
     assert result["floor"] == run(folders, random_twin(start, 0), epochs=1)[0]
     assert {k: result[k] for k in ("top1", "top5")} == run(folders, start, epochs=1)[0]
     assert [result[k] for k in ("n_train", "n_test", "classes")] == [60, 24, 3]
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_pictures_carry_the_classes_of_the_training_side(folders, write, tmp_path, features):
+    """The test folder lacks a class, so that it numbers the others differently."""
+    test = write(tmp_path / "test", 3, classes=("checks", "down"))
+    for test_data in (test, None):
+        options = build(EvaluateOptions, net(), data=folders[0], test_data=test_data, **QUICK)
+        samples = read_samples(options, 1, torch.device("cpu"), features=features, pictures=True)
+        sides = zip(samples.pictures(), (samples.labels, samples.test_labels), strict=True)
+        for data, labels in sides:
+            names = [Path(data.source.path(i)).parent.name for i in range(len(data))]
+            assert [("across", "checks", "down")[k] for k in data.labels.tolist()] == names
+            assert data.labels.tolist() == labels.tolist()
+            assert data.batch(np.array([1]))["label"].item() == labels[1]
 
 
 def test_a_part_is_held_out(folders):
