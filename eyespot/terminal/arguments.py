@@ -84,10 +84,10 @@ def _annotation(option: OptionField) -> Any:
 
 
 def _hint(option: OptionField) -> str:
-    if option.many:
-        return ""
     if option.default is REQUIRED:
         return "(required)"
+    if option.many or option.default == ():
+        return ""
     if option.default is None:
         return f"(default: {option.none})" if option.none else ""
     return f"(default: {option.default})"
