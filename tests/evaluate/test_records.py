@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import eyespot
+from eyespot import cli
 from eyespot.errors import UserError
 from eyespot.evaluate import records
 from eyespot.nets.backbones import backbone, save_backbone
@@ -94,3 +95,16 @@ def test_damaged_and_newer_files_are_told(run, text, sentence):
     (run / "evaluations" / "knn-v1-x-0.json").write_text(text)
     with pytest.raises(UserError, match=sentence):
         records.read(run)
+
+
+def test_the_command_prints_one_object_or_a_list_and_keeps_both(run, folders, capsys):
+    words = ["evaluate", str(run), "--data", str(folders[0]), "--test-data", str(folders[1]), "--workers", "0"]
+    assert cli.main([*words, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert cli.main([*words, "--json", "--protocol", "knn,retrieval", "--protocol", "low_shot"]) == 0
+    several = json.loads(capsys.readouterr().out)
+    assert one | {"seconds": 0} == several[0] | {"seconds": 0}
+    assert [r["protocol"] for r in several] == ["knn", "retrieval", "low_shot"] and len(names(run)) == 3
+    assert cli.main([*words, "--protocol", "low_shot"]) == 0
+    table = capsys.readouterr().out
+    assert f"{several[2]['5_per_class']:.2f} ± {several[2]['5_per_class_std']:.2f} %" in table and "_std" not in table
