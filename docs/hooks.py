@@ -98,7 +98,7 @@ def default(option: OptionField) -> str:
         return "required"
     if option.default is None:
         return option.none
-    return "" if option.many else f"`{plain(option.default)}`"
+    return "" if option.many or option.default == () else f"`{plain(option.default)}`"
 
 
 def overview(entries: list[Entry]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from eyespot.evaluate.compare import compare as compare
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
     from eyespot.health import doctor as doctor
@@ -30,6 +31,7 @@ PUBLIC = {
     "pretrain": "eyespot.train.pretrain:pretrain",
     "adapt": "eyespot.adapt",
     "evaluate": "eyespot.evaluate",
+    "compare": "eyespot.evaluate.compare:compare",
     "embed": "eyespot.evaluate.embed:embed",
     "methods": "eyespot.methods",
     "reproduce": "eyespot.reproduce",
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "adapt",
     "backbone",
+    "compare",
     "doctor",
     "embed",
     "estimate",

@@ -166,17 +166,41 @@ def _evaluate(given: dict[str, Any]) -> None:
         given.setdefault("data", given["model"])  # saved embeddings hold their labels
     build(options.EvaluateOptions, **given)
     from eyespot.evaluate.evaluate import evaluate
+    from eyespot.terminal.progress import Progress
 
-    result = _call(evaluate, options.EvaluateOptions, given)
+    with Progress() as progress:  # a fine-tuning takes its time
+        result = _call(evaluate, options.EvaluateOptions, given | ({"listener": progress} if speaks() else {}))
     if speaks():
         _show_evaluation(result, as_json)
 
 
-def _show_evaluation(result: Mapping[str, Any], as_json: bool) -> None:
+def _show_evaluation(result: Any, as_json: bool) -> None:
+    """One object for one protocol, a list for several."""
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
-    else:
-        pages.console().print(pages.evaluation([result]))
+        return
+    results = result if isinstance(result, list) else [result]
+    out = pages.console()
+    out.print(pages.evaluation(results))
+    for note in dict.fromkeys(r["config"]["not_kept"] for r in results if "not_kept" in r["config"]):
+        out.print(f"not kept: {note}", soft_wrap=True, markup=False)
+
+
+def _compare(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.CompareOptions, **given)
+    from eyespot.evaluate.compare import compare
+    from eyespot.terminal import comparison
+
+    rows = _call(compare, options.CompareOptions, given)
+    if not speaks():
+        return
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    out = pages.console()
+    out.print(comparison.table(rows))
+    out.print(comparison.notes(rows), soft_wrap=True, markup=False)
 
 
 def _embed(given: dict[str, Any]) -> None:
@@ -272,6 +296,7 @@ COMMANDS = {
     "pretrain": Command(options.PretrainOptions, _pretrain),
     "adapt": Command(options.AdaptOptions, _adapt),
     "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
+    "compare": Command(options.CompareOptions, _compare, (JSON,)),
     "embed": Command(options.EmbedOptions, _embed),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
     "estimate": Command(options.EstimateOptions, _estimate, (JSON,)),

@@ -30,6 +30,7 @@ def option(
     none: str = "",
     word: str = "",
     many: bool = False,
+    repeat: bool = False,
     python_only: bool = False,
 ) -> Any:
     """A field with the range of its values.
@@ -41,10 +42,11 @@ def option(
         none: what happens when it is not given, shown in place of a default of None.
         word: what stands for the value in the help.
         many: takes several words on the command line, and may repeat.
+        repeat: takes one word on the command line, and may repeat.
         python_only: not on the command line.
     """
     about = {"low": low, "above": above, "high": high, "none": none, "word": word}
-    about |= {"many": many, "python_only": python_only}
+    about |= {"many": many, "repeat": repeat, "python_only": python_only}
     return field(default=default, metadata=about)
 
 
@@ -80,6 +82,7 @@ class OptionField(Field):
     none: str
     word: str
     many: bool
+    repeat: bool
     python_only: bool
 
     @property
@@ -213,7 +216,7 @@ class DoctorOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
-    """Measure frozen features against random ones under a fixed protocol."""
+    """Measure a representation against a random one under fixed protocols."""
 
     model: Any = dataclasses.field(kw_only=False)
     """Run folder, name of a backbone, or Parquet file of embeddings."""
@@ -221,8 +224,8 @@ class EvaluateOptions(DataOptions):
     """Labelled pictures to learn from."""
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
-    protocol: str = option("knn", word="NAME")
-    """Protocol: knn or linear."""
+    protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
+    """Protocol: knn, linear, low_shot, retrieval or finetune; several with commas, or the option repeated."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -230,11 +233,66 @@ class EvaluateOptions(DataOptions):
     batch_size: int = option(256, low=1)
     """Pictures embedded at a time."""
     seed: int = option(0, low=0)
-    """Seed of the random floor and of the split."""
+    """Seed of the random floor, of the split, of draws and of fine-tuning."""
     floor: bool = True
     """Measure random features of the same network too."""
+    epochs: float | None = option(None, above=0, none="the protocol's")
+    """Passes over the training pictures in finetune."""
+    name: str | None = option(None, none="its path")
+    """What the data is called in the results that the run keeps."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+    listener: Callable[..., Any] | None = option(None, python_only=True)
+    """Called with each progress record of a fine-tuning."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.protocols
+        if not names:
+            raise UserError(f"--protocol names none; valid: {', '.join(PROTOCOLS)}.")
+        if self.epochs is not None and "finetune" not in names:
+            raise UserError("--epochs is for --protocol finetune; leave it out, or ask for finetune too.")
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names asked for, each once, in their order."""
+        return protocol_names(self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(DataOptions):
+    """Put runs beside each other: what they are, and every result kept in them beside its floor."""
+
+    runs: Any = dataclasses.field(kw_only=False, metadata={"many": True})
+    """Run folders, one or more."""
+    data: Any = option(None, none="only what is kept")
+    """Labelled pictures; what a run lacks on them is measured first."""
+    test_data: Any = option(None, none="a fifth of --data")
+    """Labelled pictures to measure on."""
+    protocol: Sequence[str] = option((), repeat=True, word="NAME")
+    """Protocols to show, all without; with --data those to measure (default: knn and linear)."""
+    seed: int = option(0, low=0)
+    """Seed of what is measured."""
+    device: str = option("auto", word="NAME")
+    """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.folders:
+            raise UserError("RUNS is missing: run folders, one or more.")
+        if self.data is None and self.test_data is not None:
+            raise UserError("--test-data needs --data, the labelled pictures to learn from; give both.")
+        _ = self.protocols
+
+    @property
+    def folders(self) -> list[Any]:
+        """The runs, also where one alone was given."""
+        return list(self.runs) if isinstance(self.runs, list | tuple) else [self.runs]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names asked for, each once, in their order."""
+        return protocol_names(self.protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +363,23 @@ class ReproduceOptions(Options):
     """Called with each progress record."""
 
 
+PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "finetune")
+
+
+def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The protocols of "knn,linear", of a list of names, or of both, each once.
+
+    Raises:
+        UserError: for a name that does not exist, with the nearest.
+    """
+    words = [given] if isinstance(given, str) else list(given)
+    names = [name.strip().replace("-", "_") for word in words for name in str(word).split(",") if name.strip()]
+    for name in names:
+        if name not in PROTOCOLS:
+            raise unknown("protocol", name, PROTOCOLS)
+    return tuple(dict.fromkeys(names))
+
+
 # --- what an options class says --------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=1)
 def _sentences() -> dict[str, dict[str, str]]:
@@ -338,6 +413,7 @@ def _option(f: dataclasses.Field[Any], sentence: str) -> OptionField:
         none=meta.get("none", ""),
         word=meta.get("word", ""),
         many=meta.get("many", False),
+        repeat=meta.get("repeat", False),
         python_only=meta.get("python_only", False),
     )
 

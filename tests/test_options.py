@@ -10,6 +10,7 @@ from eyespot.errors import UserError
 from eyespot.fields import REQUIRED, Field
 from eyespot.options import (
     AdaptOptions,
+    CompareOptions,
     DemoOptions,
     EmbedOptions,
     EvaluateOptions,
@@ -20,7 +21,7 @@ from eyespot.options import (
     settings,
 )
 
-ALL = [PretrainOptions, AdaptOptions, EvaluateOptions, EmbedOptions, MethodsOptions, DemoOptions]
+ALL = [PretrainOptions, AdaptOptions, EvaluateOptions, CompareOptions, EmbedOptions, MethodsOptions, DemoOptions]
 FIELDS = [
     Field("temperature", "float", 0.5, ""),
     Field("layers", "tuple[int, ...]", (1, 2), ""),
@@ -78,6 +79,24 @@ def test_a_wrong_option_is_a_user_error(given, named):
 def test_too_many_positional_arguments():
     with pytest.raises(UserError, match="2 positional"):
         build(PretrainOptions, "simclr", "photos/", out="y")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("knn", ("knn",)),
+        ("knn,linear", ("knn", "linear")),
+        (["low-shot, knn", "retrieval", "knn"], ("low_shot", "knn", "retrieval")),
+    ],
+)
+def test_protocols_by_comma_and_by_list(given, names):
+    assert build(EvaluateOptions, "runs/a", data="x", protocol=given).protocols == names
+    assert build(CompareOptions, ["runs/a"], protocol=given).protocols == names
+
+
+def test_compare_takes_one_run_or_several():
+    assert build(CompareOptions, "runs/a").folders == ["runs/a"]
+    assert build(CompareOptions, ["runs/a", "runs/b"]).folders == ["runs/a", "runs/b"]
 
 
 def test_options_are_frozen():

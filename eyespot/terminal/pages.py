@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eyespot.evaluate.records import metrics_of
+
 if TYPE_CHECKING:
     from eyespot.methods.catalog import Entry
 
@@ -130,13 +132,13 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
     for head in ("protocol", "metric", "features", "random floor", "train", "test", "classes", "time"):
         table.add_column(head, no_wrap=True, justify="left" if head in ("protocol", "metric") else "right")
     for r in results:
-        floor = r.get("floor") or {}
-        for metric in [m for m in METRICS if m in r] or sorted(floor):
+        metrics, floor = metrics_of(r), r.get("floor") or {}
+        for metric in (m for m in metrics if not m.endswith(SPREAD)):
             table.add_row(
                 f"{r['protocol']} v{r['version']}",
                 metric,
-                _percent(r.get(metric)),
-                _percent(floor.get(metric)),
+                _percent(metrics, metric),
+                _percent(floor, metric),
                 *(f"{r[key]:,}" for key in ("n_train", "n_test", "classes")),
                 duration(r["seconds"]),
             )
@@ -222,11 +224,16 @@ def claim(record: Mapping[str, Any]) -> Table:
     return table
 
 
-METRICS = ("top1", "top5")
+SPREAD = "_std"
+"""What the name of a metric's standard deviation ends with."""
 
 
-def _percent(value: Any) -> str:
-    return f"{value:.2f} %" if isinstance(value, int | float) else "-"
+def _percent(values: Mapping[str, Any], metric: str) -> str:
+    """12.34 %, or 12.34 ± 0.56 % where the deviation over draws is known."""
+    value, spread = values.get(metric), values.get(metric + SPREAD)
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value:.2f} %" if spread is None else f"{value:.2f} ± {spread:.2f} %"
 
 
 def duration(seconds: float) -> str:
