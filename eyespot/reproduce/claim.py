@@ -37,6 +37,7 @@ from eyespot.errors import UserError, unknown
 
 KEYS = ("claim", "paper", "subject", "arm", "control", "metric", "direction", "seeds", "protocols", "data", "common")
 KEYS = (*KEYS, "stages", "arms", "note")
+FLOOR = "floor"
 OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with")
 """Keys of an arm that are not plain options."""
 
@@ -127,7 +128,7 @@ def parse_claim(name: str, raw: Mapping[str, Any]) -> Claim:
         if arm.start is not None and arm.start not in stages:
             raise unknown(f"stage that the arm {arm.name} starts from", arm.start, list(stages))
     for key in ("arm", "control"):
-        if raw.get(key) and raw[key] not in arms:
+        if raw.get(key) and raw[key] not in arms and not (key == "control" and raw[key] == FLOOR):
             raise unknown(f"{key} of the claim {name}", raw[key], list(arms))
     if raw.get("direction", "higher") not in ("higher", "lower"):
         raise UserError(f"The claim {name} has direction '{raw['direction']}'; it is higher or lower.")

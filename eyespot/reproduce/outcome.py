@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eyespot.reproduce.claim import Claim
+from eyespot.reproduce.claim import FLOOR, Claim
 
 ERRORS = 2.0
 """A difference counts when its mean over the seeds is more than this many standard errors from zero, in the expected
@@ -56,7 +56,10 @@ def judged(claim: Claim, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     arms = {name: _arm(runs) for name, runs in results.items()}
     out: dict[str, Any] = {"arms": arms}
     if claim.arm and claim.control:
-        first, second = ([run["metrics"][claim.metric] for run in results[n]] for n in (claim.arm, claim.control))
+        first = [run["metrics"][claim.metric] for run in results[claim.arm]]
+        protocol, _, name = claim.metric.partition(".")
+        other = (claim.arm, f"{protocol}.floor.{name}") if claim.control == FLOOR else (claim.control, claim.metric)
+        second = [run["metrics"][other[1]] for run in results[other[0]]]
         out["comparison"] = {
             "arm": claim.arm,
             "control": claim.control,

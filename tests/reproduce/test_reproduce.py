@@ -114,6 +114,13 @@ def test_judged_compares_with_control_and_floor():
     assert out["comparison"]["outcome"] == "shown" and out["floor_beaten"] == {"one": True, "two": False}
 
 
+def test_an_arm_may_be_compared_with_its_own_floor():
+    claim = parse_claim("c", RAW | {"control": "floor"})
+    out = judged(claim, {"one": runs([50, 51, 52], [30, 30, 31]), "two": runs([60, 60, 60], [30, 30, 31])})
+    assert out["comparison"]["difference"] == pytest.approx(51 - 91 / 3, abs=1e-3)
+    assert out["comparison"]["outcome"] == "shown"
+
+
 def test_the_plot_has_a_dot_for_every_value():
     text = dot_plot("a & b", "knn.top1", {"one <": [1.0, 2.0], "two": [3.0]}, {"one <": 0.5})
     root = ElementTree.fromstring(text)
