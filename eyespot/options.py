@@ -169,6 +169,8 @@ class PretrainOptions(DataOptions):
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Number format of the forward pass; auto is bfloat16 where the device has it, else float32."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes share the work: ddp keeps the whole net on each, fsdp a part; auto is ddp."""
     log_every: int = option(10, low=1)
     """Most steps between two records in metrics.jsonl; short runs are logged more often."""
     set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")

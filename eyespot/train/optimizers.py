@@ -15,7 +15,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "lars")
 
 def is_exempt(name: str, parameter: nn.Parameter) -> bool:
     """Norms, biases and single tokens are neither decayed nor adapted by LARS."""
-    return parameter.squeeze().dim() <= 1 or name.endswith(".bias")
+    return sum(side > 1 for side in parameter.shape) <= 1 or name.endswith(".bias")
 
 
 def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:

@@ -36,6 +36,8 @@ class Plan:
     precision: str = "float32"
     log_every: int = 10
     checkpoint_seconds: float = 20.0
+    parallel: str = "ddp"
+    """How several processes share the work: "ddp" or "fsdp", see `eyespot.train.parallel`."""
 
     def with_steps(self, steps: int) -> Plan:
         return dataclasses.replace(self, steps=steps, epochs=steps / self.steps_per_epoch)

@@ -35,6 +35,7 @@ from eyespot.train.watch import RunProbe
 LARGEST_ZOOM = 3.6
 """Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
 FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
+FREE_ON_RESUME += ("parallel",)
 
 
 def pretrain(method: str, /, **options: Any) -> Run:

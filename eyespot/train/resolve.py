@@ -127,4 +127,5 @@ def make_plan(method: Method, choices: Choices, options: PretrainOptions, data: 
         device=str(device),
         precision=precision,
         log_every=options.log_every,
+        parallel="ddp" if options.parallel == "auto" else options.parallel,
     )
