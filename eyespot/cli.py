@@ -1,6 +1,6 @@
 """The command line: the public functions under the same names, with the same options and defaults. Parsing and
-printing only. Exit status: 0; 2 for a mistake that the user can mend, in one sentence; 1 for a run that failed; 130
-when it was interrupted.
+printing only. Exit status: 0; 2 for a mistake that the user can mend, in one sentence; 1 for a run that failed; 75 when
+a scheduler's signal stopped it with a checkpoint, so that it can go on; 130 when it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from eyespot import options
-from eyespot.errors import NonFiniteLoss, UserError, unknown
+from eyespot.errors import NonFiniteLoss, Stopped, UserError, unknown
 from eyespot.options import Switch, build
 from eyespot.terminal import pages
+from eyespot.train.place import place
 
 JSON = Switch("json", "Print JSON in place of a table.")
 
@@ -51,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2, debug)
     except NonFiniteLoss as error:
         return _fail(str(error), 1, debug)
-    except KeyboardInterrupt:
-        return _fail(_interrupted(words), 130, debug)
+    except KeyboardInterrupt as stop:
+        return _fail((str(stop) or "Interrupted") + _again(words), 130, debug)
+    except Stopped as stop:
+        return _fail(str(stop) + _again(words), stop.STATUS, debug)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -70,8 +73,8 @@ def _fail(sentence: str, status: int, debug: bool) -> int:
 
 
 def speaks() -> bool:
-    """Whether this process prints: under torchrun only the first does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints: of several only the first does."""
+    return place().rank == 0
 
 
 def _run(words: list[str]) -> None:
@@ -103,17 +106,18 @@ def _method_help(verb: str, words: Sequence[str]) -> None:
         print(pages.method_page(catalog.find(words[0], kind)), end="\n\n")
 
 
-def _interrupted(words: Sequence[str]) -> str:
-    """How to go on after Ctrl-C."""
+def _again(words: Sequence[str]) -> str:
+    """The rest of the sentence on a run that was stopped: how to go on."""
     if not words or words[0] not in ("pretrain", "adapt"):
-        return "Interrupted."
+        return "."
     from eyespot.terminal import arguments
 
     given = arguments.read(words[0], COMMANDS[words[0]].options, (), words[1:], "")
     if not (Path(given.get("out", "")) / "config.json").exists():
-        return "Interrupted before the run began; start the same command again."
+        return " before the run began; start the same command again."
     again = [*words, *([] if "--resume" in words else ["--resume"])]
-    return f"Interrupted; go on with: eyespot {shlex.join(again)}"
+    several = "" if place().world == 1 else "on any number of processes "
+    return f"; go on {several}with: eyespot {shlex.join(again)}"
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

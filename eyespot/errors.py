@@ -32,7 +32,7 @@ class Stopped(SystemExit):
         self.signal, self.step = signal, step
 
     def __str__(self) -> str:
-        return f"Stopped by {self.signal} after step {self.step} with a checkpoint"
+        return f"Stopped by {self.signal} after step {self.step}"
 
 
 class MissingExtra(UserError, ImportError):

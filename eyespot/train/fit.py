@@ -17,7 +17,7 @@ from eyespot.data.loader import Request
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method
-from eyespot.process import all_max, all_mean, broadcast_object, is_main, rank, world_size
+from eyespot.process import all_max, all_mean, barrier, broadcast_object, is_main, rank, world_size
 from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint, save_checkpoint
 from eyespot.train.optimizers import build_optimizer
@@ -131,8 +131,7 @@ class Loop:
         self.engine, self.request, self.keeps = engine, request, folder is not None
         self.folder, self.listener, self.probe = (folder, listener, probe) if main else (None, silent, None)
         self.step = 0
-        steps = engine.plan.steps or 0
-        self.every = min(engine.plan.log_every, max(1, steps // 50))  # a short run needs a log to be judged by
+        self.every = log_interval(engine.plan)
         self.verdict: dict[str, Any] | None = None
         now = time.perf_counter()
         self.window_start = self.last_save = self.last_probe = now
@@ -170,6 +169,7 @@ class Loop:
             if due.save or due.stop:
                 self._save()
             if due.stop:
+                barrier()  # a launcher may end all processes when the first one is gone
                 stop(due.stop, self.step)
         if start < plan.steps:
             self._save()
@@ -257,6 +257,11 @@ class Loop:
         self.last_save = time.perf_counter()
         self.save_cost = self.last_save - started
         self.window_side += self.save_cost
+
+
+def log_interval(plan: Plan) -> int:
+    """Steps between two records; a short run needs a log to be judged by."""
+    return min(plan.log_every, max(1, (plan.steps or 0) // 50))
 
 
 def side_work(now: float, last: float, least: float, cost: float) -> bool:

@@ -50,6 +50,7 @@ def pretrain(method: str, /, **options: Any) -> Run:
 
     Raises:
         UserError: one sentence that names the value and the remedy.
+        Stopped: SIGTERM or SIGUSR1 came; the checkpoint is written. It ends a script with status 75.
     """
     return _run(build(PretrainOptions, method, **options), "method", "eyespot pretrain")
 

@@ -61,7 +61,5 @@ def stop(number: int, step: int) -> NoReturn:
         KeyboardInterrupt: for SIGINT.
         Stopped: for all others.
     """
-    name = signal.Signals(number).name
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt(f"stopped by {name} after step {step}")
-    raise Stopped(name, step)
+    stopped = Stopped(signal.Signals(number).name, step)
+    raise KeyboardInterrupt(str(stopped)) if number == signal.SIGINT else stopped
