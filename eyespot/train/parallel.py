@@ -1,9 +1,9 @@
 """One model on several processes: whole on each of them (DDP), or in parts (FSDP2).
 
-Whole: every process holds all weights, and gradients are averaged. Sharded: every process holds its part of each weight,
-gradient and optimizer state, and the weights of a block are brought together while that block computes. Both give what
-one process gives. The loop sees one interface, and checkpoints are the same file, so that a run can be resumed on any
-number of processes, either way.
+Whole: every process holds all weights, and gradients are averaged. Sharded: every process holds its part of each
+weight, gradient and optimizer state, and the weights of a block are brought together while that block computes. Both
+give what one process gives. The loop sees one interface, and checkpoints are the same file, so that a run can be resumed
+on any number of processes, either way.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def place(env: Mapping[str, str] | None = None) -> Place:
         env: the variables; None: those of the process.
     """
     env = os.environ if env is None else env
-    if "WORLD_SIZE" in env:
-        return Place(int(env.get("RANK", "0")), int(env.get("LOCAL_RANK", "0")), int(env["WORLD_SIZE"]))
+    if "RANK" in env or "WORLD_SIZE" in env:
+        rank, local, world = (int(env.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
+        return Place(rank, local, world)
     tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1)
     if tasks == 1 or "SLURM_PROCID" not in env:
         return Place()

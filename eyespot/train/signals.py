@@ -1,7 +1,7 @@
 """Asking a run to stop: SIGTERM and SIGUSR1, which schedulers send, and Ctrl-C.
 
-A signal only leaves a note; the loop reads it when a step has ended, writes the checkpoint and stops. So nothing is lost
-and the resumed run equals one that was never stopped.
+A signal only leaves a note; the loop reads it when a step has ended, writes the checkpoint and stops. So nothing is
+lost, and the resumed run equals one that was never stopped.
 """
 
 from __future__ import annotations

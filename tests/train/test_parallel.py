@@ -114,5 +114,5 @@ def test_a_parameter_that_cannot_be_cut_is_one_sentence():
 
     method = Toy()
     method.scale = nn.Parameter(torch.tensor(1.0))
-    with pytest.raises(UserError, match="parameter scale is a single number.*--parallel ddp"):
+    with pytest.raises(UserError, match=r"parameter scale is a single number.*--parallel ddp"):
         shard(method, torch.device("cpu"))

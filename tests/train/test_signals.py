@@ -89,7 +89,7 @@ def test_only_defaults_are_replaced_and_only_in_the_main_thread():
     assert done, "a run outside the main thread goes on without handlers"
 
 
-# --- the command line, through a real signal to the whole group ----------------------------------------------------------
+# --- the command line, through a real signal to the whole group ------------------------------------------------------
 COMMAND = """
 import sys
 from eyespot import cli
