@@ -116,8 +116,8 @@ def _again(words: Sequence[str]) -> str:
     if not (Path(given.get("out", "")) / "config.json").exists():
         return " before the run began; start the same command again."
     again = [*words, *([] if "--resume" in words else ["--resume"])]
-    several = "" if place().world == 1 else "on any number of processes "
-    return f"; go on {several}with: eyespot {shlex.join(again)}"
+    several = "" if place().world == 1 else ", on as many processes or others,"
+    return f"; go on{several} with: eyespot {shlex.join(again)}"
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def build_engine(method: Method, plan: Plan, world: int) -> Engine:
     method.to(device, DTYPES["float64"] if plan.precision == "float64" else None).train()
     for guide in method.guides.values():
         guide.to(device, DTYPES["float64"] if plan.precision == "float64" else None).eval().requires_grad_(False)
-    parallel = Sharded(method, device) if world > 1 and plan.parallel == "fsdp" else Whole(method, device)
+    parallel = Sharded(method, device) if world > 1 and plan.parallel == "fsdp" else Whole(method, device, world)
     optimizer = build_optimizer(parallel.method, plan.recipe, plan.lr)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")  # type: ignore[attr-defined]
     return Engine(parallel, optimizer, scaler, plan)

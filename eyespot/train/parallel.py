@@ -2,8 +2,8 @@
 
 Whole: every process holds all weights, and gradients are averaged. Sharded: every process holds its part of each
 weight, gradient and optimizer state, and the weights of a block are brought together while that block computes. Both
-give what one process gives. The loop sees one interface, and checkpoints are the same file, so that a run can be resumed
-on any number of processes, either way.
+give what one process gives. The loop sees one interface, and checkpoints are the same file, so that a run can be
+resumed on any number of processes, either way.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Whole:
 
     sharded = False
 
-    def __init__(self, method: Method, device: torch.device):
+    def __init__(self, method: Method, device: torch.device, world: int):
         self.method = self.whole = method
-        self.model: Call = replicated(method, device) if world_size() > 1 else method
+        self.model: Call = replicated(method, device) if world > 1 else method
 
     def averaging(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Around the forward and backward of one part of a batch: gradients cross processes with the last part."""
