@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "suite"))
 from bench import make, plan_of, stripes
 
-from eyespot.errors import Stopped
+from eyespot.errors import Stopped, UserError
 from eyespot.nets.backbones import Backbone, evaluating
 from eyespot.process import all_max, is_main, rank, synchronise_batch_norm, world_size
 from eyespot.runs import RunFolder
@@ -107,8 +107,26 @@ def keep(method, path):
         torch.save(method.state_dict(), path)
 
 
+def refused(data):
+    """A method that looks at the weights of a block on its own: the sentence."""
+    method = make("simclr", data)
+
+    class Looks(type(method)):
+        def loss(self, encoded, draws=None):
+            weight = self.backbone.net.blocks[0].conv1.weight
+            return {name: term + weight.square().mean() for name, term in super().loss(encoded, draws).items()}
+
+    method.__class__ = Looks
+    try:
+        loop.fit(method, data, plan_of(method, data, parallel="fsdp", steps=2))
+    except UserError as error:
+        return str(error)
+    raise AssertionError("the method was not refused")
+
+
 def job(root):
     data = stripes()
+    assert "Looks uses weights of a block outside" in refused(data)
     for name in CASES:
         measured = []
         for how in OTHER:
