@@ -97,16 +97,20 @@ class Sharded:
         self.whole.cpu()
 
     def model(self, *inputs: Any) -> dict[str, Tensor]:
+        """The terms. Weights of a block used elsewhere are parts: torch refuses to mix them, or a part comes out."""
+        wrong = UserError(
+            f"{type(self.whole).__name__} uses weights of a block outside the block's own forward, so it cannot be "
+            "sharded; use --parallel ddp."
+        )
         try:
-            return self.method(*inputs)
+            terms = self.method(*inputs)
         except RuntimeError as error:
-            if "DTensor" not in str(error):
-                raise
-            name = type(self.whole).__name__
-            raise UserError(
-                f"{name} uses weights of a block outside the block's own forward, so it cannot be sharded; "
-                "use --parallel ddp."
-            ) from error
+            if "DTensor" in str(error):
+                raise wrong from error
+            raise
+        if any(isinstance(term, DTensor) for term in terms.values()):
+            raise wrong
+        return terms
 
     @contextlib.contextmanager
     def averaging(self, last: bool) -> Iterator[None]:
