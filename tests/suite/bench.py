@@ -13,7 +13,7 @@ from eyespot.methods import catalog
 from eyespot.methods.method import Info
 from eyespot.nets.backbones import backbone
 from eyespot.train.build import build_method
-from eyespot.train.plan import Plan, epoch_rows
+from eyespot.train.plan import Plan, epoch_steps
 from eyespot.train.schedules import peak_lr
 
 SIDE, CLASSES = 16, 4
@@ -99,6 +99,6 @@ def prepared(name: str, data: Data) -> dict[str, torch.Tensor]:
 
 def plan_of(method, data: Data, batch: int = 8, steps: int = 20, **changes) -> Plan:
     recipe = replace(method.recipe, warmup_epochs=1)
-    per_epoch = len(epoch_rows(method, len(data), 0, batch, 0))
+    per_epoch = epoch_steps(method, len(data), batch, 0)
     lr = peak_lr(recipe, batch)
     return replace(Plan(recipe, lr, batch, per_epoch, steps, steps / per_epoch, log_every=5), **changes)

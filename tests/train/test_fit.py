@@ -18,7 +18,7 @@ from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint
 from eyespot.train.fit import fit
 from eyespot.train.optimizers import parameter_groups
-from eyespot.train.plan import Plan, epoch_rows, schedule_batches
+from eyespot.train.plan import Order, Plan, epoch_steps, schedule_batches, steps_of
 from eyespot.train.schedules import lr_factor, peak_lr, weight_decay_at
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -175,7 +175,7 @@ def test_every_process_gets_its_part_of_the_same_global_batch(world, accumulate)
     plan = plan_of(11, accumulate=accumulate)
     parts = [list(schedule_batches(Toy(), 43, plan, 0, 11, r, world)) for r in range(world)]
     for step in range(11):
-        whole = epoch_rows(Toy(), 43, step // 5, 8, 0)[step % 5]
+        whole = Order(Toy(), 43, plan).step(step)[1]
         m = 8 // (world * accumulate)
         seen = [parts[r][step].rows.reshape(accumulate, m) for r in range(world)]
         assert np.array_equal(np.stack(seen, 1).reshape(-1), whole)
@@ -234,7 +234,7 @@ def test_a_replay_hears_the_errors_of_its_rows():
     data = Replay()
     fit(Errors(), data, plan_of(3))
     assert [shape for _, shape in data.heard] == [(8,)] * 3
-    assert data.heard[0][0] == epoch_rows(Toy(), 40, 0, 8, 0)[0].tolist()
+    assert data.heard[0][0] == Order(Toy(), 40, plan_of(3)).step(0)[1].tolist()
 
 
 def test_dropout_differs_from_step_to_step_and_comes_back_with_the_step():
