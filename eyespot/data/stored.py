@@ -94,9 +94,9 @@ def kept_index(file: Path, kind: str, *, mapped: bool = True) -> tuple[dict[str,
     """
     try:
         with open(file, "rb") as stream:
-            magic, length, check, _ = HEAD.unpack(stream.read(HEAD.size))
+            magic, length, check, zero = HEAD.unpack(stream.read(HEAD.size))
             size = os.fstat(stream.fileno()).st_size
-            if magic != MAGIC or length > size - HEAD.size:
+            if magic != MAGIC or zero or length > size - HEAD.size:
                 return None
             raw = stream.read(length)
             found = zlib.crc32(raw)

@@ -1,11 +1,11 @@
 """What lies below a folder, found once: the listing of a large folder is kept, and checked by its folders' times.
 
-A listing counts as long as every folder in it has the modification time and the inode that it had. Adding, removing or
-renaming a file changes the time of its folder, so it is noticed; a folder that changed within two seconds before it was
-listed is listed again the next time. What is not noticed: file systems that do not keep the times of folders (some
-mounts of object stores), a time that was set back by hand, and a dangling link that has become a folder. Then delete
-the folder `index` in the cache (stored.py says where it is). Contents are never kept: a picture that is replaced under
-its name is read as it is now.
+A listing counts as long as every folder in it has the times and the inode that it had. Adding, removing or renaming a
+file changes the times of its folder, so it is noticed; a folder that changed within two seconds before it was listed is
+listed again the next time. What is not noticed: changes on file systems that do not keep the times of folders (some
+mounts of object stores), and a dangling link that has become a folder. Then delete the folder `index` in the cache
+(stored.py says where it is). Contents are never kept: a picture that is replaced under its name is read as it is now.
+One look at every folder is left at each start, which is quick for thousands of folders and slow for millions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eyespot.errors import UserError
 SKIPPED = frozenset(("__MACOSX", "__pycache__"))
 KEPT = 20_000
 """Files from which on a listing is kept: fewer are listed in a tenth of a second."""
-KIND = "folder"
+KIND, MARKS = "folder", 3
 
 
 @dataclass
@@ -63,7 +63,7 @@ def _kept(root: Path, file: Path) -> Tree | None:
     about, arrays = found
     try:
         visited = Strings(arrays["visited"], arrays["visited_ends"])
-        if not _unchanged(root, visited, arrays["times"], arrays["inodes"]):
+        if not _unchanged(root, visited, arrays["marks"]):
             return None
         pictures = Files(
             str(root),
@@ -76,21 +76,21 @@ def _kept(root: Path, file: Path) -> Tree | None:
         return None  # another program's file
 
 
-def _unchanged(root: Path, visited: Strings, times: np.ndarray, inodes: np.ndarray) -> bool:
-    if not len(visited) == len(times) == len(inodes):
+def _unchanged(root: Path, visited: Strings, marks: np.ndarray) -> bool:
+    if len(marks) != MARKS * len(visited):
         return False
-    for name, changed, inode in zip(visited, times.tolist(), inodes.tolist(), strict=True):
+    for name, mark in zip(visited, marks.reshape(-1, MARKS).tolist(), strict=True):
         try:
-            now = os.stat(root / name)
+            if _mark(os.stat(root / name)) != mark:
+                return False
         except OSError:
-            return False
-        if now.st_mtime_ns != changed or _inode(now) != inode:
             return False
     return True
 
 
-def _inode(found: os.stat_result) -> int:
-    return found.st_ino & ((1 << 63) - 1)
+def _mark(found: os.stat_result) -> list[int]:
+    """What changes with a folder: modification time, change time (ns) and inode."""
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_ino & ((1 << 63) - 1)]
 
 
 class _Listing:
@@ -103,8 +103,8 @@ class _Listing:
         self.arrow: list[str] = []
         self.other: Counter[str] = Counter()
         self.visited: list[str] = []
-        self.stats: list[tuple[int, int]] = []
-        """Modification time and inode of each folder, taken before it was listed."""
+        self.marks: list[list[int]] = []
+        """Of each folder, taken before it was listed."""
 
     def walk(self, root: Path) -> None:
         waiting, links, seen = [(str(root), "")], [], set()
@@ -113,7 +113,7 @@ class _Listing:
             try:
                 found = os.stat(folder)
                 self.visited.append(prefix)
-                self.stats.append((found.st_mtime_ns, _inode(found)))
+                self.marks.append(_mark(found))
                 if (found.st_dev, found.st_ino) in seen:
                     continue
                 seen.add((found.st_dev, found.st_ino))
@@ -154,7 +154,7 @@ def _listed(root: Path, file: Path) -> Tree:
     listing.walk(root)
     pictures = Files.of(str(root), listing.pictures)
     tree = Tree(pictures, listing.parquet, listing.tars, listing.arrow, listing.other)
-    if listing.large() and settled(max(t for t, _ in listing.stats) / 1e9, started):
+    if listing.large() and settled(max(mark[0] for mark in listing.marks) / 1e9, started):
         keep_index(file, KIND, _about(tree), _arrays(pictures, listing))
     return tree
 
@@ -165,7 +165,6 @@ def _about(tree: Tree) -> dict[str, Any]:
 
 def _arrays(pictures: Files, listing: _Listing) -> Arrays:
     visited = Strings.of(listing.visited)
-    stats = np.array(listing.stats, np.int64)
     return {
         "folders": pictures.folders.block,
         "folders_ends": pictures.folders.ends,
@@ -174,6 +173,5 @@ def _arrays(pictures: Files, listing: _Listing) -> Arrays:
         "leaves_ends": pictures.leaves.ends,
         "visited": visited.block,
         "visited_ends": visited.ends,
-        "times": stats[:, 0],
-        "inodes": stats[:, 1],
+        "marks": np.array(listing.marks, np.int64).reshape(-1),
     }

@@ -4,7 +4,7 @@
 
 The picture is the member whose ending is that of a picture; the label is in .cls (a number or a word), else in .json
 under "label" or "cls". Every tar is walked once; where its samples begin is kept beside the cache (stored.py) and holds
-as long as size, time and inode of the tar do, so that a sample is read at once, in any order, and a resumed run goes on
+as long as size, times and inode of the tar do, so that a sample is read at once, in any order, and a resumed run goes on
 where it was. Nothing is unpacked to disk. Members that are not trusted are left out and listed with the bad files
 (tar.py says which). Compressed tars are not read: they have no random access.
 """
@@ -83,7 +83,7 @@ def index_of(file: Path, image: str | None = None, label: str | None = None, *, 
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{file} is no file that can be read at any place; copy the tar to a file.")
         kept = index_file(KIND, str(file.resolve()), image, label)
-        key = [found.st_size, found.st_mtime_ns, found.st_ino]
+        key = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
         index = _kept(kept, key, mapped)
         if index is not None:
             return index

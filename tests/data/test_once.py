@@ -146,6 +146,7 @@ def test_a_methods_own_order_is_taken_as_it_is():
     assert [order.step(s)[1].tolist() for s in (0, 1, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7], [1, 2, 3, 4]]
 
 
+@pytest.mark.slow
 def test_interrupted_on_two_processes_and_resumed_on_one(make, tmp_path):
     """A run of three epochs, stopped within the second, goes on elsewhere: together they read everything once."""
     path = make("tars").name
