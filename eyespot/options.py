@@ -116,9 +116,9 @@ class DataOptions(Options):
     """How the data is read."""
 
     image_column: str | None = option(None, none="found")
-    """Column of a Parquet file that holds the pictures."""
+    """Column of a Parquet file that holds the pictures, or ending of these members of a tar."""
     label_column: str | None = option(None, none="found")
-    """Column of a Parquet file that holds the labels."""
+    """Column of a Parquet file that holds the labels, or ending of these members of a tar, or key in its .json."""
     split: str | None = option(None, none="the training part where parts are marked, else all")
     """Part of the data to read (train, test, ...) where parts are marked."""
     channels: int | None = option(None, low=1, none="as the data")
@@ -136,7 +136,7 @@ class PretrainOptions(DataOptions):
     method: Any = dataclasses.field(kw_only=False)
     """Name of the method; `eyespot methods` lists them."""
     data: Any
-    """Folder, text list or Parquet file of pictures (in Python also a dataset)."""
+    """Folder, text list, Parquet files or tars of pictures (in Python also a dataset)."""
     out: Any
     """Folder of the run; made when missing."""
     backbone: Any = option(None, none="from the recipe", word="NAME")
@@ -157,6 +157,8 @@ class PretrainOptions(DataOptions):
     """Weight decay."""
     clip: float | None = option(None, above=0, none="from the recipe")
     """Largest norm of the gradient."""
+    cache: float | None = option(None, low=0, none="a quarter of what is free, at most 2", word="GB")
+    """Gigabytes of memory for decoded pictures; used when all of them fit."""
     accumulate: int = option(1, low=1)
     """Parts into which a batch is cut, one after the other, to save memory."""
     seed: int = option(0, low=0)
@@ -304,7 +306,7 @@ class EmbedOptions(DataOptions):
     model: Any = dataclasses.field(kw_only=False)
     """Run folder or name of a backbone."""
     data: Any
-    """Folder, text list or Parquet file of pictures."""
+    """Folder, text list, Parquet files or tars of pictures."""
     out: Any
     """Parquet file that is written."""
     image_size: int | None = option(None, low=8, none="as trained")

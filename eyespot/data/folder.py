@@ -84,7 +84,7 @@ def open_folder(root: Path, split: str | None, image_column: str | None, label_c
         files, rest = _split_files(root, tree.tars, split)
         no_split(rest, "this set of tars")
         return TarSource([root / f for f in files], image_column=image_column, label_column=label_column, name=name)
-    if tree.arrow and (root / "state.json").is_file() or (root / "dataset_dict.json").is_file():
+    if (tree.arrow and (root / "state.json").is_file()) or (root / "dataset_dict.json").is_file():
         return open_saved(root, split, image_column, label_column)
     raise _nothing(root, tree)
 

@@ -27,7 +27,11 @@ def is_hub(data: Any) -> bool:
 
 
 def open_hub(
-    data: Any, split: str | None = None, image_column: str | None = None, label_column: str | None = None, name: str = ""
+    data: Any,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    name: str = "",
 ) -> Source:
     """The samples of a `datasets.Dataset`, or of one part of a `datasets.DatasetDict`.
 

@@ -116,6 +116,11 @@ class Data:
         return larger
 
     @property
+    def shapes(self) -> list[Shape]:
+        """(channels, height, width, more than 8 bits) of some evenly spaced samples, as they are decoded."""
+        return self._shapes
+
+    @property
     def labels(self) -> np.ndarray | None:
         """int64 [n], -1 where a sample has none; None when labels are not known."""
         return self.source.labels

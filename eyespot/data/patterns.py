@@ -36,8 +36,8 @@ def expand(pattern: str) -> list[Path]:
     missing = [str(f) for f in files if not f.is_file()]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(files)} files of the pattern {pattern} do not exist, the first is {missing[0]}; "
-            "correct the pattern or add the files."
+            f"{len(missing)} of the {len(files)} files of the pattern {pattern} do not exist, the first is "
+            f"{missing[0]}; correct the pattern or add the files."
         )
     return files
 
@@ -52,7 +52,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
     first, last = int(ends[1]), int(ends[2])
     if last < first or last - first >= MOST:
         raise UserError(
-            f"The braces of {pattern} go from {ends[1]} to {ends[2]}; the first number must be the smaller, by less than "
-            f"{MOST:,}."
+            f"The braces of {pattern} go from {ends[1]} to {ends[2]}; the first number must be the smaller, by less "
+            f"than {MOST:,}."
         )
     return [str(k).zfill(len(ends[1])) for k in range(first, last + 1)]

@@ -199,7 +199,9 @@ def _open_files(
     if kinds <= TARS:
         no_split(split, "a tar")
         return TarSource(files, image_column=image_column, label_column=label_column, name=name)
-    raise UserError(f"The files of the pattern {name} are {', '.join(sorted(kinds))}; all must be .tar, or all .parquet.")
+    raise UserError(
+        f"The files of the pattern {name} are {', '.join(sorted(kinds))}; all must be .tar, or all .parquet."
+    )
 
 
 def _scenes(split: str) -> Source:

@@ -70,7 +70,7 @@ def keep_index(file: Path, kind: str, about: Mapping[str, Any], arrays: Mapping[
         places.append([name, array.dtype.str[1:], len(array), at])
         raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
         padding = -raw.nbytes % ALIGN
-        parts += [memoryview(raw).cast("B") if raw.nbytes else b"", bytes(padding)]
+        parts += [raw.data.cast("B") if raw.nbytes else b"", bytes(padding)]
         at += raw.nbytes + padding
     header = json.dumps({"kind": kind, "about": about, "arrays": places}).encode()
     header += b" " * (-len(header) % ALIGN)

@@ -3,8 +3,8 @@
     000017.jpg  000017.cls  000017.json        one sample: its picture, its label, what is known about it
 
 The picture is the member whose ending is that of a picture; the label is in .cls (a number or a word), else in .json
-under "label" or "cls". Every tar is walked once; where its samples begin is kept beside the cache (stored.py) and holds
-as long as size, times and inode of the tar do, so that a sample is read at once, in any order, and a resumed run goes on
+under "label" or "cls". Every tar is walked once; where its samples begin is kept in the cache (stored.py) and holds as
+long as size, times and inode of the tar do, so that a sample is read at once, in any order, and a resumed run goes on
 where it was. Nothing is unpacked to disk. Members that are not trusted are left out and listed with the bad files
 (tar.py says which). Compressed tars are not read: they have no random access.
 """
@@ -258,10 +258,10 @@ def _picture(found: dict[str, Member]) -> tuple[Member | None, str]:
     """The picture of a sample, or why it cannot be told ("" when there is none)."""
     if len(found) < 2:
         return next(iter(found.values()), None), ""
-    for fits in (lambda e: "." not in e and e != "npy", lambda e: e.startswith(("image.", "img.")), lambda e: e == "npy"):
-        fitting = sorted(e for e in found if fits(e))
-        if fitting:
-            return found[fitting[0]], ""
+    plain = sorted((e == "npy", e) for e in found if "." not in e)
+    named = sorted(e for e in found if e.startswith(("image.", "img.")))
+    if plain or named:
+        return found[plain[0][1] if plain else named[0]], ""
     return None, f"holds several pictures ({', '.join(map(shown, sorted(found)[:4]))}); name one with --image-column"
 
 
@@ -357,5 +357,4 @@ class TarSource(EncodedSource):
         return {**self.__dict__, "_reader": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reader = lru_cache(maxsize=OPEN)(Reader)
+        vars(self).update(state | {"_reader": lru_cache(maxsize=OPEN)(Reader)})

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from eyespot.data.advice import remedies
 from eyespot.data.loader import Request
 from eyespot.draws import Draws
 from eyespot.errors import UserError
@@ -25,6 +26,7 @@ from eyespot.train.parallel import Sharded, Whole
 from eyespot.train.plan import Batch, Plan, schedule_batches
 from eyespot.train.signals import StopRequest, listening, stop
 from eyespot.train.step import DTYPES, Engine, StepResult, training_step
+from eyespot.train.waiting import DataWait
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -138,6 +140,7 @@ class Loop:
         self.window_wait = self.window_side = 0.0
         self.window_images = self.window_steps = 0
         self.save_cost = self.probe_cost = 0.0
+        self.waiting = DataWait(list)
 
     def run(self, data: Any, start: int, me: int, world: int) -> None:
         plan = self.engine.plan
@@ -145,6 +148,7 @@ class Loop:
         self.step = start
         if start < plan.steps:
             self._probe()
+        self.waiting = DataWait(lambda: remedies(data))
         feedback = getattr(data, "feedback", None)  # a replay learns the errors of its rows
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
@@ -206,6 +210,10 @@ class Loop:
         record |= {name: float(value) for name, value in self.engine.method.watch.items() if value.numel() == 1}
         if result.grad_norm is not None:
             record["grad_norm"] = float(result.grad_norm)
+        advice = self.waiting.hear(self.window_wait, seconds)
+        if advice is not None:
+            record["advice"] = advice
+            self.listener({"kind": "note", "text": advice})
         if self.folder is not None:
             self.folder.append_metrics(record)
         if self.probe is not None:

@@ -35,7 +35,7 @@ from eyespot.train.watch import RunProbe
 LARGEST_ZOOM = 3.6
 """Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
 FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
-FREE_ON_RESUME += ("parallel",)
+FREE_ON_RESUME += ("parallel", "cache")
 
 
 def pretrain(method: str, /, **options: Any) -> Run:
@@ -179,7 +179,8 @@ class Training:
     def open_data(self) -> Data:
         o = self.options
         source = open_source(o.data, split=o.split, image_column=o.image_column, label_column=o.label_column)
-        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad)
+        cache = None if o.cache is None else int(o.cache * 1e9) // world_size()
+        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad, cache_bytes=cache)
         if "label" in _needed(self.cls) and data.labels is None:
             raise UserError(
                 f"{self.name} learns from labels but '{source.name}' has none; use class folders, a list with labels "

@@ -68,7 +68,9 @@ def test_pictures_are_decoded_here(pictures):
 
 def test_rows_that_only_name_a_file(pictures, tmp_path):
     pictures.write(tmp_path, {"1.png": pictures.picture()})
-    source = open_source(table([{"bytes": None, "path": str(tmp_path / "1.png")}, {"bytes": None, "path": "gone.png"}, None]))
+    source = open_source(
+        table([{"bytes": None, "path": str(tmp_path / "1.png")}, {"bytes": None, "path": "gone.png"}, None])
+    )
     assert source.load(0).shape == (3, 20, 24)
     for i, reason in ((1, "names 'gone.png', which is no file"), (2, "holds no picture")):
         with pytest.raises(BadFile, match=reason):
@@ -87,7 +89,7 @@ def test_which_columns(pictures):
         open_source(data, label_column="spezies")
     with pytest.raises(UserError, match="has no column 'img'"):
         open_source(data, image_column="img")
-    with pytest.raises(UserError, match="column 'weight' of .* not integers or words"):
+    with pytest.raises(UserError, match=r"column 'weight' of .* not integers or words"):
         open_source(data, label_column="weight")
     pair = data.rename_columns({"image": "left", "photo": "right"})
     with pytest.raises(UserError, match="several columns of pictures; name one: left, right"):
@@ -165,7 +167,7 @@ def test_a_damaged_saved_folder(pictures, tmp_path):
     table(encoded(pictures, 2)).save_to_disk(tmp_path / "a")
     for name in ("data-00000-of-00001.arrow", "state.json"):
         (tmp_path / "a" / name).write_bytes(b"x")
-        with pytest.raises(UserError, match="The saved data set .* cannot be read: .*; save it again") as caught:
+        with pytest.raises(UserError, match=r"The saved data set .* cannot be read: .*; save it again") as caught:
             open_source(tmp_path / "a")
         assert "\n" not in str(caught.value)
 
@@ -173,7 +175,9 @@ def test_a_damaged_saved_folder(pictures, tmp_path):
 def test_the_library_is_optional(pictures, tmp_path, monkeypatch):
     table(encoded(pictures, 2)).save_to_disk(tmp_path / "a")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"needs the package 'datasets': install it with pip install 'eyespot\[datasets"):
+    with pytest.raises(
+        MissingExtra, match=r"needs the package 'datasets': install it with pip install 'eyespot\[datasets"
+    ):
         open_source(tmp_path / "a")
 
 

@@ -61,7 +61,12 @@ def test_where_it_is_kept(monkeypatch, tmp_path):
         assert cache_folder() == Path.home() / ".cache" / "eyespot"
 
 
-ARRAYS = {"a": np.arange(5), "b": np.array([3, 1], np.int32), "c": np.zeros(0, np.uint8), "d": np.arange(9, dtype=np.uint8)}
+ARRAYS = {
+    "a": np.arange(5),
+    "b": np.array([3, 1], np.int32),
+    "c": np.zeros(0, np.uint8),
+    "d": np.arange(9, dtype=np.uint8),
+}
 
 
 @pytest.mark.parametrize("mapped", [True, False])
@@ -144,7 +149,7 @@ def test_the_second_start_lists_nothing(root, walks, monkeypatch):
     assert second.class_names == first.class_names == ("a", "b") and second.labels.tolist() == [0, 0, 1, 1]
     assert second.load(3).shape == (3, 20, 24)
     monkeypatch.chdir(root.parent)
-    assert open_source("root").path(0) == "root/a/0.png" and len(walks) == 1  # one listing, whatever the folder is called
+    assert open_source("root").path(0) == "root/a/0.png" and len(walks) == 1  # whatever it is called
     monkeypatch.chdir(root)
     assert open_source(".").path(0) == "a/0.png" and len(walks) == 1
 
@@ -253,7 +258,9 @@ def test_many_files_of_other_kinds_are_kept_too(root, walks, pictures, monkeypat
     assert found.other == {".txt": 10} and found.parquet == ["0.parquet"] and found.tars == ["0.tar"]
 
 
-@pytest.mark.parametrize("what", ["damaged", "another kind", "other arrays", "wrong numbers", "a folder", "no permission"])
+@pytest.mark.parametrize(
+    "what", ["damaged", "another kind", "other arrays", "wrong numbers", "a folder", "no permission"]
+)
 def test_foreign_files_in_the_cache(root, walks, what):
     expected = names(root)
     (file,) = kept_files()

@@ -235,7 +235,9 @@ def test_a_disk_without_room(tmp_path, pictures, monkeypatch):
     source = open_source(tmp_path / "set")
     source.memory = 1
     monkeypatch.setattr("eyespot.data.parquet.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"GB are needed and 0.0 GB are free\); set EYESPOT_CACHE to a folder with room"):
+    with pytest.raises(
+        UserError, match=r"GB are needed and 0.0 GB are free\); set EYESPOT_CACHE to a folder with room"
+    ):
         source.load(0)
     assert not list(Path(os.environ["EYESPOT_CACHE"]).glob("*.arrow"))
 

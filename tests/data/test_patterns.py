@@ -45,7 +45,7 @@ def test_wrong_patterns(files, pattern, message):
 
 def test_mixed_kinds(files):
     (files / "a-08.parquet").write_bytes(b"x")
-    with pytest.raises(UserError, match="are .parquet, .tar; all must be .tar, or all .parquet"):
+    with pytest.raises(UserError, match=r"are .parquet, .tar; all must be .tar, or all .parquet"):
         open_source(f"{files}/a-08.{{tar,parquet}}")
 
 

@@ -70,7 +70,9 @@ def test_labels_from_json_and_words(tmp_path, pictures, tars):
     assert source.path(1).endswith("#deep/1.jpg")
     named = open_source(tmp_path / "a.tar", label_column="caption")
     assert named.class_names == ("x",) and named.labels.tolist() == [-1, -1, 0, -1, -1, -1]
-    with pytest.raises(UserError, match=r"No sample of .* has a label in '.species' or under that key of its .json; its"):
+    with pytest.raises(
+        UserError, match=r"No sample of .* has a label in '.species' or under that key of its .json; its"
+    ):
         open_source(tmp_path / "a.tar", label_column="species")
 
 
@@ -139,7 +141,7 @@ def test_folders_splits_and_patterns(tmp_path, pictures, tars):
     assert len(pattern) == 4 and pattern.path(3) == f"{tmp_path}/train-000001.tar#1.png"
     assert torch.equal(pattern.load(3), decode(encoded(pictures, 2, 10)[1]))
     assert len(open_source(f"{tmp_path}/{{train,test}}-000000.tar")) == 4
-    with pytest.raises(UserError, match="no split 'valid'.*valid: test, train"):
+    with pytest.raises(UserError, match=r"no split 'valid'.*valid: test, train"):
         open_source(tmp_path, split="valid")
     with pytest.raises(UserError, match="a tar has no splits"):
         open_source(tmp_path / "test-000000.tar", split="test")
@@ -351,14 +353,14 @@ def test_sparse_members(tmp_path, pictures):
     sparse[483:495] = b"%011o\0" % (1 << 32)
     sparse[148:156] = b" " * 8
     sparse[148:156] = b"%06o\0 " % sum(sparse)
-    path = tar_of(
-        tmp_path / "a.tar", bytes(sparse), bytes(512), b"x" * 512, header("b.png", len(raw)), body(raw), END
-    )
+    path = tar_of(tmp_path / "a.tar", bytes(sparse), bytes(512), b"x" * 512, header("b.png", len(raw)), body(raw), END)
     source = open_source(path)
     assert source.refused == {f"{path}#a.png": "a sparse member"} and torch.equal(source.load(0), decode(raw))
 
 
-@pytest.mark.parametrize(("kind", "most"), [(b"x", MAX_ATTRIBUTES), (b"L", MAX_NAME), (b"K", MAX_NAME), (b"g", MAX_ATTRIBUTES)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [(b"x", MAX_ATTRIBUTES), (b"L", MAX_NAME), (b"K", MAX_NAME), (b"g", MAX_ATTRIBUTES)]
+)
 def test_headers_without_measure(tmp_path, pictures, kind, most):
     raw = encoded(pictures, 1)[0]
     path = tmp_path / "a.tar"
@@ -438,7 +440,7 @@ def test_other_things_named_tar(tmp_path, pictures):
     (tmp_path / "pipe.tar").unlink()
     with pytest.raises(UserError, match=r"compressed files .*; unpack them, and keep tars plain"):
         open_source(tmp_path)
-    with pytest.raises(UserError, match="Cannot read .*: No such file"):
+    with pytest.raises(UserError, match=r"Cannot read .*: No such file"):
         TarSource([tmp_path / "gone.tar"])
 
 
@@ -461,9 +463,7 @@ def test_many_refused_members_are_counted(tmp_path, pictures):
 
 def test_members_that_occur_twice(tmp_path, pictures):
     one, two = encoded(pictures, 2)
-    path = tar_of(
-        tmp_path / "a.tar", header("a.png", len(one)), body(one), header("a.png", len(two)), body(two), END
-    )
+    path = tar_of(tmp_path / "a.tar", header("a.png", len(one)), body(one), header("a.png", len(two)), body(two), END)
     source = open_source(path)
     assert len(source) == 1 and torch.equal(source.load(0), decode(one))
     assert source.refused == {f"{path}#a.png": "occurs twice; the first is taken"}

@@ -18,7 +18,7 @@ from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint
 from eyespot.train.fit import fit
 from eyespot.train.optimizers import parameter_groups
-from eyespot.train.plan import Order, Plan, epoch_steps, schedule_batches, steps_of
+from eyespot.train.plan import Order, Plan, schedule_batches
 from eyespot.train.schedules import lr_factor, peak_lr, weight_decay_at
 
 sys.path.insert(0, str(Path(__file__).parent))
