@@ -84,8 +84,9 @@ class HubSource(EncodedSource):
         if not len(data):
             raise UserError(f"The data set {name} is empty.")
         self.name, self.column = name, image
-        encoded = type(data.features[image])(decode=False)
-        self.rows = data.with_format(None).select_columns([image]).cast_column(image, encoded)
+        self.rows = data.with_format(None).select_columns([image])
+        if hasattr(data.features[image], "decode"):
+            self.rows = self.rows.cast_column(image, type(data.features[image])(decode=False))
         if label is not None:
             known = tuple(str(n) for n in getattr(data.features[label], "names", None) or ())
             self.labels, self.class_names = numbered(list(data.with_format(None)[label][:]), known)
@@ -98,6 +99,8 @@ class HubSource(EncodedSource):
 
     def raw(self, i: int) -> bytes | Path:
         value = self.rows[int(i)][self.column] or {}
+        if isinstance(value, bytes):
+            return value
         if value.get("bytes"):
             return value["bytes"]
         path = value.get("path")
@@ -124,7 +127,7 @@ def _part(data: dict[str, Any], split: str | None) -> Any:
 
 def _image_column(data: Any, name: str, asked: str | None) -> str | None:
     """The column of pictures; None where no column is of that kind."""
-    fit = [n for n, feature in data.features.items() if type(feature).__name__ == "Image"]
+    fit = [n for n, feature in data.features.items() if _is_image(feature)]
     if asked is not None:
         _need(data, name, asked)
         return asked if asked in fit else None
@@ -143,6 +146,12 @@ def _label_column(data: Any, name: str, asked: str | None) -> str | None:
     named = [n for n, feature in data.features.items() if type(feature).__name__ == "ClassLabel"]
     usual = [n for n in LABEL_KEYS if n in data.features and _is_label(data.features[n])]
     return next((n for n in usual if n in named), None) or (named[0] if len(named) == 1 else next(iter(usual), None))
+
+
+def _is_image(feature: Any) -> bool:
+    """Pictures, or bytes as Parquet files without the library's own notes hold them."""
+    kind = feature.get("bytes") if isinstance(feature, dict) else feature
+    return type(kind).__name__ == "Image" or getattr(kind, "dtype", "") in ("binary", "large_binary")
 
 
 def _is_label(feature: Any) -> bool:

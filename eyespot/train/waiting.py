@@ -43,7 +43,7 @@ class DataWait:
             return None
         self.told, share = True, _share(windows)
         helps = self.remedies()
-        return f"waiting for data {share:.0%} of the time; faster with {' or '.join(helps)}" if helps else None
+        return f"waiting for data {share:.0%} of the time; faster with {', or '.join(helps)}" if helps else None
 
 
 def _share(windows: list[tuple[float, float]]) -> float:

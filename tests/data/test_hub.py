@@ -104,6 +104,15 @@ def test_a_column_of_another_name_and_missing_labels(pictures):
     assert source.labels.tolist() == [0, -1, 1] and source.class_names == ("cat", "dog", "eel")
 
 
+@pytest.mark.parametrize("form", ["bytes", "struct"])
+def test_bytes_without_the_librarys_notes(pictures, form):
+    images = encoded(pictures, 3)
+    column = images if form == "bytes" else [{"bytes": raw, "path": "x.png"} for raw in images]
+    source = open_source(datasets.Dataset.from_dict({"image": column, "label": [0, 1, 1]}))
+    assert isinstance(source, HubSource) and source.labels.tolist() == [0, 1, 1] and source.class_names == ("0", "1")
+    assert torch.equal(source.load(2), decode(images[2]))
+
+
 def test_parts(pictures):
     parts = datasets.DatasetDict(
         train=table(encoded(pictures, 3), [0, 1, 2]), test=table(encoded(pictures, 2, 9), [2, 2])

@@ -24,7 +24,7 @@ def hear(windows, helps=("more workers (--workers 8)", "tars")) -> list[str]:
 
 def test_told_once_when_it_lasts():
     said = hear([(5, 5)] + [(4.3, 10)] * 20)
-    assert said == ["waiting for data 43% of the time; faster with more workers (--workers 8) or tars"]
+    assert said == ["waiting for data 43% of the time; faster with more workers (--workers 8), or tars"]
 
 
 @pytest.mark.parametrize(
