@@ -143,6 +143,7 @@ def test_other_formats_make_no_difference(pictures):
     for form in ("numpy", "torch"):
         source = open_source(table(images, [1, 0]).with_format(form))
         assert torch.equal(source.load(1), decode(images[1])) and source.labels.tolist() == [1, 0]
+        assert source.class_names == ("cat", "dog", "eel")
 
 
 def test_a_stream_is_refused(pictures):

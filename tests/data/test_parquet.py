@@ -243,11 +243,14 @@ def test_a_disk_without_room(tmp_path, pictures, monkeypatch):
 
 
 COPY = """
+import fcntl
 import sys
 from pathlib import Path
 from eyespot.data import parquet
 write = parquet.ParquetSource._write
 parquet.ParquetSource._write = lambda self, target: (print("wrote", flush=True), sys.stdin.read(), write(self, target))
+lock = fcntl.flock
+fcntl.flock = lambda *given: (print("locks", flush=True), lock(*given))
 files = sorted(Path(sys.argv[1]).glob("*.parquet"))
 source = parquet.ParquetSource(files, memory=1)
 print("ready", flush=True)
@@ -259,12 +262,13 @@ print("rows", len(source), flush=True)
 def test_one_process_makes_the_copy_and_the_others_wait(tmp_path, pictures):
     shards(tmp_path, pictures, 1, 4)
     command = [sys.executable, "-c", COPY, str(tmp_path / "set")]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = both
-    assert [first.stdout.readline(), first.stdout.readline()] == ["ready\n", "wrote\n"]
-    assert second.stdout.readline() == "ready\n"
-    assert first.communicate("")[0] == "rows 4\n"  # only now the first one goes on
-    assert second.communicate("")[0] == "rows 4\n"
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while first.stdout.readline() not in ("wrote\n", ""):
+        pass
+    second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = [second.stdout.readline() for _ in range(2)]
+    ends = [job.communicate("", timeout=60)[0] for job in (first, second)]  # only now the first one goes on
+    assert said == ["ready\n", "locks\n"] and ends == ["rows 4\n"] * 2
 
 
 def test_no_rows(tmp_path):

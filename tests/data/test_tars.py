@@ -90,6 +90,10 @@ def test_members_of_a_sample_need_not_lie_side_by_side(tmp_path, pictures, tars)
     files = {f"{k}.png": raw for k, raw in enumerate(images)} | {f"{k}.cls": b"%d" % k for k in (2, 0, 1)}
     source = open_source(tars.write(tmp_path / "a.tar", files))
     assert source.labels.tolist() == [0, 1, 2] and torch.equal(source.load(1), decode(images[1]))
+    turned = {f"{k}.cls": b"%d" % k for k in range(3)} | {f"{k}.png": images[k] for k in (2, 1, 0)}
+    source = open_source(tars.write(tmp_path / "b.tar", turned))
+    assert [source.path(i)[-5:] for i in range(3)] == ["2.png", "1.png", "0.png"], "in the order of the pictures"
+    assert source.labels.tolist() == [2, 1, 0]
 
 
 def test_which_member_is_the_picture(tmp_path, pictures, tars):
