@@ -44,7 +44,9 @@ class FileSource(EncodedSource):
         return len(self.files)
 
     def path(self, i: int) -> str:
-        return self.files[i]
+        """The file; bytes of its name that are no UTF-8 as "\\xe9", so that any text file can hold it."""
+        name = self.files[i]
+        return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     def raw(self, i: int) -> Path:
         return Path(self.files[i])

@@ -312,6 +312,8 @@ def test_names_of_any_bytes_are_kept(root, walks, pictures):
     assert names(root) == first and len(first) == 7 and len(walks) == 1
     source = open_source(root)
     assert all(source.load(i).shape == (3, 20, 24) for i in range(7))
+    assert any(path.endswith("caf\\xe9.png") for path in first) and any(path.endswith("größe.png") for path in first)
+    assert all(path.encode() for path in first), "a name that no text file can hold"
 
 
 def test_index_files_of_two_folders_differ(tmp_path):
