@@ -156,12 +156,11 @@ def _from_resnet(config: Mapping[str, Any], where: str) -> Architecture:
     kind = config.get("layer_type", "bottleneck")
     depths = tuple(int(d) for d in config.get("depths", (3, 4, 6, 3)))
     expansion = 4 if kind == "bottleneck" else 1
-    widths = [int(w) // expansion for w in config.get("hidden_sizes", (256, 512, 1024, 2048))]
+    widths = [64 * expansion * 2**stage for stage in range(4)]
+    _expect(config, where, hidden_sizes=(widths,))
     options: dict[str, Any] = {"small_stem": False}
     if (kind, depths) not in RESNETS:
         options["layers"] = list(depths)
-    if widths != [64, 128, 256, 512]:
-        options["channels"] = widths
     base = "resnet50" if kind == "bottleneck" else "resnet18"
     return Architecture(RESNETS.get((kind, depths), base), options)
 

@@ -119,7 +119,7 @@ def load_matching(net: Backbone, tensors: Mapping[str, Tensor], source: str, kin
             chosen[name] = value
     report.unexpected = sorted(group)
     report.matched = sum(_counts(n, state[n]) for n in chosen) - len(report.adapted)
-    _check_share(net, inside, report)
+    _check_share(net, inside, report, _of_the_trunk(report.unexpected, names.values()))
     _check_finite(chosen, source)
     for name, value in chosen.items():
         state[name].copy_(value)
@@ -243,21 +243,30 @@ def _check_finite(chosen: Tensors, source: str) -> None:
         )
 
 
-def _check_share(net: Backbone, inside: Mapping[str, Tensor], report: Report) -> None:
+def _of_the_trunk(unexpected: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Those that stand in a part that the net has too: further blocks or layers, where heads have their own parts."""
+    parts = {name.partition(".")[0] for name in names}
+    return [name for name in unexpected if name.partition(".")[0] in parts and not name.endswith("num_batches_tracked")]
+
+
+def _check_share(net: Backbone, inside: Mapping[str, Tensor], report: Report, beyond: Sequence[str]) -> None:
     loaded = report.matched + len(report.adapted)
-    if report.total and loaded >= LEAST * report.total:
+    if report.total and loaded >= LEAST * (report.total + len(beyond)):
         return
+    more = f", and {len(beyond)} of the source are not in it" if beyond else ""
     raise UserError(
-        f"'{report.source}' does not fit {net.name}: {loaded} of its {report.total} tensors match, at least "
-        f"{100 * LEAST:g} % must; {_explained(net, inside, report)}"
+        f"'{report.source}' does not fit {net.name}: {loaded} of its {report.total} tensors match{more}, at least "
+        f"{100 * LEAST:g} % must; {_explained(net, inside, report, beyond)}"
     )
 
 
-def _explained(net: Backbone, inside: Mapping[str, Tensor], report: Report) -> str:
+def _explained(net: Backbone, inside: Mapping[str, Tensor], report: Report, beyond: Sequence[str]) -> str:
     """The nearest explanation of why so little fits."""
     found = guess(to_timm(inside))
     if found is not None and found.name != net.name:
         return f"they look like those of {found.words}: use --backbone {found.name}."
+    if len(beyond) > len(report.differs):
+        return f"{_some(beyond, 2)} are of a deeper net: choose its --backbone."
     if report.differs:
         name, how = next(iter(report.differs.items()))
         return f"{name} is {how}, so it is a net of another width or patch: choose its --backbone."
