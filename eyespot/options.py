@@ -325,6 +325,24 @@ class EmbedOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a trained backbone in another library's format, load it there and compare."""
+
+    run: Any = dataclasses.field(kw_only=False)
+    """Run folder, or name of a backbone with --pretrained."""
+    format: Literal["timm", "torchvision", "huggingface", "onnx", "torchscript", "torch_export"] = option()
+    """What is written: safetensors in timm's or torchvision's names, a Hugging Face folder, or a program."""
+    out: Any
+    """File that is written (.safetensors, .onnx, .pt, .pt2), or folder for huggingface."""
+    pretrained: bool = False
+    """Export the published weights of a named backbone."""
+    image_size: int | None = option(None, low=8, none="as trained, or as published")
+    """Side of the picture in pixels, for a named backbone."""
+    tolerance: float = option(1e-4, above=0)
+    """Largest difference of a feature, as a share of the largest feature; beyond it nothing is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodsOptions(Options):
     """List the methods, or describe one."""
 

@@ -225,7 +225,7 @@ def _described(label: str, kind: str, tensors: Tensors, described: Mapping[str, 
         return Source(label, kind, tensors, unknown=reason)
     options = dict(about["options"])
     patches = tensors.get("patch_embed.proj.weight")
-    if patches is not None and _is_own_vit(about["name"]):  # its patches follow the picture size unless they are said
+    if patches is not None and _is_own_vit(about["name"]):  # older descriptions do not say the patch
         options.setdefault("patch", int(patches.shape[-1]))
     net = Architecture(about["name"], options, statistics(about["mean"]), statistics(about["std"]))
     return Source(label, kind, tensors, net)
