@@ -18,6 +18,12 @@ from torch import nn
 from eyespot.errors import UserError
 from eyespot.nets.files import LARGEST_HEADER, read_described, read_tensors
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+    pytest.mark.filterwarnings("ignore:Validating sparse tensor"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.*deprecated:FutureWarning"),
+]
+
 
 class Payload:
     """Runs a command when it is unpickled."""
@@ -150,7 +156,6 @@ def test_other_files(tmp_path):
         read_described(tmp_path / "c.json")
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_damage_anywhere_is_one_sentence(tmp_path):
     save_file({"a.b": torch.randn(5, 3), "c": torch.randn(4)}, tmp_path / "f.safetensors")
     torch.save({"model": {"a.b": torch.randn(5, 3)}, "epoch": 3}, tmp_path / "f.pth")
