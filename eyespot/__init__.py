@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eyespot.evaluate.compare import compare as compare
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
+    from eyespot.export.export import export as export
     from eyespot.health import doctor as doctor
     from eyespot.methods.catalog import methods as methods
     from eyespot.nets.backbones import backbone as backbone
@@ -33,6 +34,7 @@ PUBLIC = {
     "evaluate": "eyespot.evaluate",
     "compare": "eyespot.evaluate.compare:compare",
     "embed": "eyespot.evaluate.embed:embed",
+    "export": "eyespot.export",
     "methods": "eyespot.methods",
     "reproduce": "eyespot.reproduce",
     "estimate": "eyespot.train.estimate:estimate",
@@ -40,7 +42,7 @@ PUBLIC = {
     "backbone": "eyespot.nets.backbones:backbone",
     "Run": "eyespot.runs:Run",
 }
-"""Where each public name lives. Four are packages that can be called, see eyespot/callable.py."""
+"""Where each public name lives. Five are packages that can be called, see eyespot/callable.py."""
 
 __all__ = [
     "Run",
@@ -52,6 +54,7 @@ __all__ = [
     "embed",
     "estimate",
     "evaluate",
+    "export",
     "methods",
     "pretrain",
     "reproduce",

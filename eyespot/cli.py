@@ -217,6 +217,16 @@ def _embed(given: dict[str, Any]) -> None:
         print(f"{done['rows']} vectors of {done['embed_dim']} numbers in {done['out']}{skipped}")
 
 
+def _export(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.ExportOptions, **given)
+    from eyespot.export.export import export
+
+    done = _call(export, options.ExportOptions, given)
+    if speaks():
+        print(json.dumps(done, ensure_ascii=False) if as_json else pages.exported(done))
+
+
 def _methods(given: dict[str, Any]) -> None:
     as_json = given.pop("json")
     name = build(options.MethodsOptions, **given).name
@@ -302,6 +312,7 @@ COMMANDS = {
     "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
     "compare": Command(options.CompareOptions, _compare, (JSON,)),
     "embed": Command(options.EmbedOptions, _embed),
+    "export": Command(options.ExportOptions, _export, (JSON,)),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
     "estimate": Command(options.EstimateOptions, _estimate, (JSON,)),
     "doctor": Command(options.DoctorOptions, _doctor, (JSON,)),

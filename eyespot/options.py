@@ -165,8 +165,8 @@ class PretrainOptions(DataOptions):
     """Seed of weights, order and views."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, exactly."""
-    init: Any = option(None, none="random weights", word="RUN")
-    """Run whose backbone the training starts from."""
+    init: Any = option(None, none="random weights", word="SOURCE")
+    """Weights to start from: a run, a file, a Hugging Face folder, or a timm or torchvision/ name (published ones)."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
@@ -197,9 +197,16 @@ class AdaptOptions(PretrainOptions):
     """Adapt a trained representation with labels."""
 
     run: Any = dataclasses.field(kw_only=False)
-    """Run, or name of a backbone, to start from."""
+    """What to start from: a run, a file or Hugging Face folder of weights, or the name of a backbone."""
+    pretrained: bool = False
+    """Take the published weights of a named backbone instead of random ones."""
     test_data: Any = option(None, none="not measured")
     """Labelled pictures on which accuracy is measured at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init is not None:
+            raise UserError("RUN says already what an adapter starts from; leave --init out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +324,24 @@ class EmbedOptions(DataOptions):
     """Pictures embedded at a time."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a trained backbone in another library's format, load it there and compare."""
+
+    run: Any = dataclasses.field(kw_only=False)
+    """Run folder, or name of a backbone with --pretrained."""
+    format: Literal["timm", "torchvision", "huggingface", "onnx", "torchscript", "torch_export"] = option()
+    """What is written: safetensors in timm's or torchvision's names, a Hugging Face folder, or a program."""
+    out: Any
+    """File that is written (.safetensors, .onnx, .pt, .pt2), or folder for huggingface."""
+    pretrained: bool = False
+    """Export the published weights of a named backbone."""
+    image_size: int | None = option(None, low=8, none="as trained, or as published")
+    """Side of the picture in pixels, for a named backbone."""
+    tolerance: float = option(1e-4, above=0)
+    """Largest difference of a feature, as a share of the largest feature; beyond it nothing is written."""
 
 
 @dataclass(frozen=True, kw_only=True)

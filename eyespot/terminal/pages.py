@@ -145,6 +145,22 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def exported(done: Mapping[str, Any]) -> str:
+    """What was written, how it compares, and the Python that loads it."""
+    size = f"{done['bytes'] / 1e6:.1f} MB" if done["bytes"] >= 1e5 else f"{done['bytes'] / 1e3:.1f} kB"
+    shape = f"{done['channels']} x {done['image_size']} x {done['image_size']} pixels"
+    rows = [
+        f"written   {done['out']} ({size}): {done['backbone']}, {shape} to {done['embed_dim']} features",
+        f"read by   {done['reader']}: {done['matched']} of {done['tensors']} tensors equal",
+        f"features  differ by {done['largest_difference']:.2g} at most, the largest is {done['largest_feature']:.3g} "
+        f"(random pixels, {', '.join(done['compared'])})",
+    ]
+    if done["dynamic"]:
+        rows.append(f"open      {', '.join(done['dynamic'])}")
+    rows += [f"note      {note}" for note in done["notes"]]
+    return "\n".join([*rows, "", textwrap.indent(done["usage"], "    ")])
+
+
 def estimate(found: Mapping[str, Any]) -> Table:
     """What a run will take."""
     minutes = f"{duration(found['minutes'] * 60)}" + (", and the preparation before it" if found["prepares"] else "")

@@ -205,6 +205,7 @@ QUICK = [
     "import eyespot; eyespot.methods()",
     "from eyespot.cli import main; main(['--help'])",
     "from eyespot.cli import main; main(['methods'])",
+    "from eyespot.cli import main; main(['export', 'runs/a', '--format', 'timmm', '--out', 'y'])",
     "from eyespot.cli import main; main(['pretrain', 'simclr', '--help'])",
     "from eyespot.cli import main; main(['compare', 'nowhere'])",
     "from eyespot.cli import main; main(['evaluate', 'runs/a', '--data', 'x', '--protocol', 'knm'])",
