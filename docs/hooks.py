@@ -12,10 +12,10 @@ from typing import Any
 from mkdocs.structure.files import File
 
 from eyespot.cli import COMMANDS
+from eyespot.declare import OptionField, option_fields
 from eyespot.fields import REQUIRED
 from eyespot.methods import catalog
 from eyespot.methods.catalog import Entry
-from eyespot.options import OptionField, option_fields
 from eyespot.reproduce.claim import Claim
 from eyespot.reproduce.outcome import cell, columns
 from eyespot.reproduce.runner import recorded

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from eyespot import options
+from eyespot.declare import Switch, build, option_fields
 from eyespot.errors import NonFiniteLoss, Stopped, UserError, unknown
-from eyespot.options import Switch, build
+from eyespot.settings import settings
 from eyespot.terminal import pages
 from eyespot.train.place import place
 
@@ -134,7 +135,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
 
     build(cls, **given)  # before torch is imported: a mistake is told at once
     entry = catalog.find(given["method"], kind)
-    options.settings(given.get("set_", ()), entry.fields, entry.name)
+    settings(given.get("set_", ()), entry.fields, entry.name)
     from eyespot.terminal.progress import Progress
     from eyespot.train import pretrain as train
 
@@ -149,7 +150,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
 
 def _call(function: Callable[..., Any], cls: type, given: Mapping[str, Any]) -> Any:
     """The public function with its positional arguments in their places."""
-    places = [f.name for f in options.option_fields(cls) if f.positional and f.name in given]
+    places = [f.name for f in option_fields(cls) if f.positional and f.name in given]
     return function(*(given[n] for n in places), **{k: v for k, v in given.items() if k not in places})
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from eyespot.declare import build, option_fields
 from eyespot.errors import UserError
 from eyespot.fields import REQUIRED, Field
 from eyespot.options import (
@@ -16,10 +17,8 @@ from eyespot.options import (
     EvaluateOptions,
     MethodsOptions,
     PretrainOptions,
-    build,
-    option_fields,
-    settings,
 )
+from eyespot.settings import settings
 
 ALL = [PretrainOptions, AdaptOptions, EvaluateOptions, CompareOptions, EmbedOptions, MethodsOptions, DemoOptions]
 FIELDS = [

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate import records
 from eyespot.evaluate.records import Record
-from eyespot.options import PROTOCOLS, CompareOptions, build
+from eyespot.options import PROTOCOLS, CompareOptions
 from eyespot.runs import Run
 
 USUAL = ("knn", "linear")

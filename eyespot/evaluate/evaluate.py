@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate import protocols, records
 from eyespot.evaluate.features import Features, is_embeddings
 from eyespot.evaluate.samples import Samples, read_samples
 from eyespot.nets.backbones import DESCRIPTION
-from eyespot.options import EvaluateOptions, build
+from eyespot.options import EvaluateOptions
 from eyespot.train.fit import silent
 from eyespot.train.launch import resolve_device
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate.models import channels_of, given_net
 from eyespot.export.written import Compared, Written, compare, ready, shapes_to_compare, takes_any_size
 from eyespot.nets.backbones import DESCRIPTION, WEIGHTS, Backbone, backbone, published_size
-from eyespot.options import ExportOptions, build
+from eyespot.options import ExportOptions
 from eyespot.runs import read_json
 
 FORMATS: dict[str, tuple[str, str]] = {

@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eyespot.declare import build
 from eyespot.errors import UserError
-from eyespot.options import ReproduceOptions, build
+from eyespot.options import ReproduceOptions
 from eyespot.reproduce.claim import Claim, claim_names, read_claim
 from eyespot.reproduce.evidence import update_evidence
 from eyespot.reproduce.jobs import Bench

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from eyespot.declare import OptionField, Switch, option_fields
 from eyespot.errors import UserError, nearest
 from eyespot.fields import REQUIRED, Kind, kind_of, parse
-from eyespot.options import OptionField, Switch, option_fields
 
 ABSENT = "\0"
 METAVARS = {"int": "INT", "float": "FLOAT", "str": "TEXT", "Any": "PATH"}

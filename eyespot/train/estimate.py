@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from eyespot.data.loader import occurrence_keys
+from eyespot.declare import build
 from eyespot.draws import epoch_permutation
 from eyespot.methods import catalog
 from eyespot.methods.method import Method
-from eyespot.options import EstimateOptions, build
+from eyespot.options import EstimateOptions
 from eyespot.runs import RunFolder
 from eyespot.train.fit import build_engine, fetch
 from eyespot.train.launch import resolve_device

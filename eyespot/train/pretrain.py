@@ -16,14 +16,16 @@ from safetensors.torch import save_file
 
 from eyespot.data.loader import Data
 from eyespot.data.sources import open_source
+from eyespot.declare import build
 from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone, save_backbone
 from eyespot.nets.start import Target, is_backbone_name, starting_backbone
-from eyespot.options import AdaptOptions, PretrainOptions, build, pairs
+from eyespot.options import AdaptOptions, PretrainOptions
 from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
 from eyespot.runs import Run, RunFolder, read_json, replacing, write_json
+from eyespot.settings import pairs
 from eyespot.train.build import arguments, build_method, read_prepared, rebuild_backbone
 from eyespot.train.fit import fit, silent
 from eyespot.train.launch import processes, resolve_device

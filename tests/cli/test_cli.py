@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from eyespot import cli
+from eyespot.declare import option_fields
 from eyespot.errors import NonFiniteLoss
-from eyespot.options import PretrainOptions, option_fields
+from eyespot.options import PretrainOptions
 
 TRAIN = ["pretrain", "simclr", "--data", "nowhere", "--out", "nowhere-out"]
 

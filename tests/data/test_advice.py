@@ -9,7 +9,8 @@ import pytest
 
 from eyespot.data import Data, advice, open_source
 from eyespot.data.advice import remedies
-from eyespot.options import PretrainOptions, option_fields
+from eyespot.declare import option_fields
+from eyespot.options import PretrainOptions
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import eyespot
 from eyespot.data.loader import Data
 from eyespot.data.part import Part
 from eyespot.data.sources import open_source
+from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate import finetune
 from eyespot.evaluate.samples import read_samples
 from eyespot.nets.backbones import backbone
-from eyespot.options import EvaluateOptions, build
+from eyespot.options import EvaluateOptions
 from eyespot.train.optimizers import build_optimizer
 
 QUICK = {"workers": 0}

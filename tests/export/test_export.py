@@ -162,8 +162,9 @@ def test_published_weights_by_name(tmp_path, monkeypatch):
 
 
 def test_formats_agree_with_the_options():
+    from eyespot.declare import option_fields
     from eyespot.fields import kind_of
-    from eyespot.options import ExportOptions, option_fields
+    from eyespot.options import ExportOptions
 
     about = next(f for f in option_fields(ExportOptions) if f.name == "format")
     assert set(kind_of(about.annotation).parts) == set(module.FORMATS)

@@ -38,8 +38,10 @@ def without(key):
 
 @pytest.mark.parametrize("name", claim_names(HERE))
 def test_every_claim_can_be_read_and_names_what_exists(name):
+    from eyespot.declare import option_fields
     from eyespot.methods import catalog
-    from eyespot.options import AdaptOptions, PretrainOptions, option_fields, settings
+    from eyespot.options import AdaptOptions, PretrainOptions
+    from eyespot.settings import settings
 
     claim = read_claim(HERE, name)
     assert claim.claim.endswith(".") and len(claim.seeds) >= 3
