@@ -33,9 +33,15 @@ def dino(
         uniform.
     """
     q = teacher_probability(teacher, centre, teacher_temperature)
-    log_p = (student / student_temperature).log_softmax(dim=-1)
-    pairs = -torch.einsum("gnp,vnp->gv", q, log_p) / student.shape[1]
-    same = torch.eye(len(teacher), len(student), dtype=torch.bool, device=pairs.device)
+    return other_views(q, (student / student_temperature).log_softmax(dim=-1))
+
+
+def other_views(target: Tensor, log_p: Tensor) -> Tensor:
+    """Cross entropy of distributions "target" [G, N, P] of G views with log-probabilities [V, N, P] of V views, whose
+    first G are the same: the mean over samples and over the pairs (target view g, view v != g).
+    """
+    pairs = -torch.einsum("gnp,vnp->gv", target, log_p) / log_p.shape[1]
+    same = torch.eye(len(target), len(log_p), dtype=torch.bool, device=pairs.device)
     return pairs[~same].mean()
 
 

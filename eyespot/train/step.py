@@ -107,7 +107,7 @@ def training_step(engine: Engine, batch: dict[str, Any], where: Batch) -> StepRe
     warmup = warmup_steps(plan.recipe, plan.steps, plan.steps_per_epoch)
     lr = plan.lr * lr_factor(plan.recipe, where.step, plan.steps, warmup, plan.steps_per_epoch)
     method.progress = min(1.0, where.step / plan.steps)
-    set_rates(engine.optimizer, lr, weight_decay_at(plan.recipe, method.progress))
+    set_rates(engine.optimizer, lr, weight_decay_at(plan.recipe, method.progress), plan.lr)
     # dropout and drop-path: a function of (seed, step, process), so that resume repeats them
     torch.manual_seed(mix(mix(plan.seed) + where.step * 4096 + rank()) >> 1)
     sums: dict[str, Tensor] = {}

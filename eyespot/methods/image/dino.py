@@ -14,7 +14,6 @@ copy's logits keeps one prototype from taking everything, sharpening them keeps 
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from eyespot.draws import Draws
-from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, small_view_size
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
@@ -91,9 +89,7 @@ class DINO(Method):
         self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck, norm=norm)
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.local_size = config.local_size or _local_size(backbone, config.image_size)
-        if config.local_crops:
-            _try_size(backbone, self.local_size)
+        self.local_size = small_view_size(backbone, config)
         self._means: list[Tensor] = []
 
     def _student(self) -> nn.Module:
@@ -159,28 +155,7 @@ def _logits(net: nn.Module, views: list[Tensor]) -> Tensor:
     return net(torch.cat(views)).unflatten(0, (len(views), -1))
 
 
-def _local_size(backbone: Backbone, image_size: int) -> int:
-    patch = getattr(backbone, "patch", 16)
-    return math.ceil(image_size * 3 / 7 / patch) * patch
-
-
-@torch.no_grad()
-def _try_size(backbone: Backbone, size: int) -> None:
-    """Some nets take pictures of one size only: say so now, not at the first step."""
-    pixels = backbone.mean.view(1, -1, 1, 1).expand(1, -1, size, size)
-    try:
-        copy.deepcopy(backbone).eval()(pixels)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The backbone {backbone.name} does not take small views of {size} px ({error}); "
-            "set local_crops=0, or local_size to a size it takes."
-        ) from error
-
-
 def _check(config: DINOConfig) -> None:
     check_ranges(config, temperature=POSITIVE, teacher_temperature=POSITIVE, teacher_temperature_start=POSITIVE)
-    check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH, local_crops=(0, None), local_size=WIDTH)
+    check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH)
     check_ranges(config, momentum=SHARE, momentum_end=SHARE, centre_momentum=SHARE, teacher_warmup=SHARE)
-    low, high = config.local_scale
-    if not 0 < low <= high <= 1:
-        raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")
