@@ -19,6 +19,8 @@ from eyespot.train.schedules import peak_lr
 SIDE, CLASSES = 16, 4
 SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
 SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16}
+SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
+"""What a method cannot share: two blocks of four rows whiten two dimensions."""
 
 
 def names(kind: str | None = None) -> list[str]:
@@ -83,7 +85,8 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     body = backbone(net, image_size=SIDE, **options)
     info = Info(samples=len(data), classes=CLASSES, class_names=Stripes.classes, batch_size=batch, epochs=epochs)
     fields = [f for f in entry.fields if f.name in SMALL and "tuple" not in f.annotation]
-    given = {f.name: SMALL[f.name] for f in fields} if small else toy_settings(entry)
+    own = SMALL_OF.get(name, {})
+    given = {f.name: SMALL[f.name] for f in fields} | own if small else toy_settings(entry)
     method = build_method(name, entry.kind, body, given, info, SIDE)
     method.prepared = prepared(name, data)
     return method

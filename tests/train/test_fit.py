@@ -16,10 +16,11 @@ from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods.method import Recipe
 from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint
-from eyespot.train.fit import fit
+from eyespot.train.fit import build_engine, fetch, fit
 from eyespot.train.optimizers import parameter_groups
 from eyespot.train.plan import Order, Plan, schedule_batches
 from eyespot.train.schedules import lr_factor, peak_lr, weight_decay_at
+from eyespot.train.step import training_step
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, ToyData
@@ -214,6 +215,23 @@ def test_norms_and_biases_are_not_decayed():
     for group in groups:
         for parameter in group["params"]:
             assert (group["weight_decay"] == 0.0) == (parameter.dim() <= 1)
+
+
+def test_a_group_may_keep_the_peak_rate():
+    class Two(Toy):
+        def param_groups(self):
+            named = list(self.named_parameters())
+            return [{"params": named[:2], "lr_scale": 0.5}, {"params": named[2:], "lr_scale": 2.0, "scheduled": False}]
+
+    recipe, seen = Recipe(optimizer="sgd", warmup_epochs=1), []
+    method = Two()
+    engine = build_engine(method, plan_of(10, recipe=recipe, lr=0.1), 1)
+    for where, batch, _ in fetch(ToyData(), schedule_batches(method, len(ToyData()), engine.plan, 0, 10, 0, 1), engine):
+        lr = training_step(engine, batch, where).lr
+        rates = {group["lr_scale"]: group["lr"] for group in engine.optimizer.param_groups}
+        assert rates == {0.5: 0.5 * lr, 2.0: pytest.approx(0.2)}
+        seen.append(lr)
+    assert min(seen) < 0.01 < 0.05 < max(seen)
 
 
 def test_a_replay_hears_the_errors_of_its_rows():

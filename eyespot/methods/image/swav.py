@@ -42,12 +42,12 @@ LARGE = ("view1", "view2")
 
 @dataclass(frozen=True)
 class SwAVConfig(SymmetricViews):
-    prototypes: int = 512
+    prototypes: int = 256
     """Number K of prototypes (3000 in the paper)."""
     temperature: float = 0.1
     """T, of the prediction's softmax."""
-    epsilon: float = 0.05
-    """Entropy of the codes; the smaller, the harder they are."""
+    epsilon: float = 0.03
+    """Entropy of the codes; the smaller, the harder, and the sooner a small net leaves log K (0.05 in the paper)."""
     iterations: int = 3
     """Scalings of Sinkhorn's algorithm."""
     queue: int = 0
