@@ -190,6 +190,8 @@ def test_resumes_to_the_bit(name, folder, tmp_path, monkeypatch):
 BUDGETS = {
     "simsiam": (250, 3e-3),
     "w_mse": (250, 3e-3),
+    "moco_v3": (250, 3e-3),
+    "swav": (250, 3e-3),
     "byol": (250, 3e-3),
     "barlow_twins": (250, 3e-3),
     "dino": (250, 3e-3),
