@@ -85,6 +85,8 @@ def test_constant_rows_give_zeros_and_a_finite_gradient():
 def test_a_covariance_without_inverse_is_not_a_number():
     """A loop then names the loss; an exception from inside would not say what to do."""
     assert whiten(torch.ones(8, 3)).isnan().all()
+    repeated = torch.tensor([-2.0, 2.0, -2.0, 2.0, 0.0])[:, None].expand(5, 2)  # variance 4: the second pivot is 0
+    assert whiten(repeated).isnan().all()
 
 
 def test_all_views_get_the_gradient_of_finite_differences():
