@@ -205,6 +205,7 @@ def test_guesses():
     for name in ("resnet34", "resnext50_32x4d", "wide_resnet50_2"):
         assert guess(timm.create_model(name).state_dict()).name == name
     assert guess(timm.create_model("vit_tiny_patch16_224").state_dict()).name == "vit_tiny_patch16_224"
+    assert guess(weights(backbone("vit_micro", image_size=32))).name == "vit_micro"
     assert guess(timm.create_model("test_convnext").state_dict()) is None
 
 
