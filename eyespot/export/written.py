@@ -140,7 +140,7 @@ def equal_tensors(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> i
 
 def column(values: Sequence[float]) -> str:
     """Numbers a channel, in Python that broadcasts over pictures."""
-    return f"torch.tensor({[round(float(v), 8) for v in values]}).view(-1, 1, 1)"
+    return f"torch.tensor({[round(float(v), 6) for v in values]}).view(-1, 1, 1)"
 
 
 def weight_state(net: Backbone) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ VARIANTS: dict[tuple[str, tuple[int, ...]], str] = {
 """Nets of the same depth by the shape of their first 3x3 convolution."""
 VITS = {(192, 12): "vit_tiny", (384, 12): "vit_small", (768, 12): "vit_base", (1024, 24): "vit_large"}
 """Width and depth of the usual vision transformers."""
+OWN_VITS = {(64, 3): "vit_nano", (128, 4): "vit_micro", (192, 8): "vit_mini"}
+"""Those of eyespot's small ones, see `eyespot.nets.small`."""
 HF_VITS = ("vit", "vit_mae", "vit_msn")
 HF_DINOV2 = {"dinov2": "vit_base_patch14_dinov2", "dinov2_with_registers": "vit_base_patch14_reg4_dinov2"}
 HF_KNOWN = ("resnet", *HF_VITS, *HF_DINOV2, "timm_wrapper")
@@ -76,9 +78,11 @@ def _guess_vit(tensors: Tensors) -> Architecture | None:
         return None
     width, patch, depth = patches.shape[0], patches.shape[-1], _count(tensors, "blocks.")
     plain = "blocks.0.ls1.gamma" not in tensors
-    family = VITS.get((width, depth)) if plain else None
     words = f"a vision transformer of width {width}, {depth} blocks and patches of {patch} pixels"
-    return None if family is None else Architecture(f"{family}_patch{patch}_224", words=words)
+    if not plain or (width, depth) not in VITS | OWN_VITS:
+        return None
+    own = OWN_VITS.get((width, depth))
+    return Architecture(own or f"{VITS[width, depth]}_patch{patch}_224", words=words)
 
 
 def _count(tensors: Tensors, prefix: str) -> int:

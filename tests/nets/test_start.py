@@ -205,6 +205,7 @@ def test_guesses():
     for name in ("resnet34", "resnext50_32x4d", "wide_resnet50_2"):
         assert guess(timm.create_model(name).state_dict()).name == name
     assert guess(timm.create_model("vit_tiny_patch16_224").state_dict()).name == "vit_tiny_patch16_224"
+    assert guess(weights(backbone("vit_micro", image_size=32))).name == "vit_micro"
     assert guess(timm.create_model("test_convnext").state_dict()) is None
 
 
@@ -228,8 +229,13 @@ def test_a_saved_backbone_says_its_net_and_statistics(tmp_path):
         assert not report.elsewhere and not report.unexpected
 
 
-def test_the_patch_of_a_run_is_kept_at_another_size(tmp_path):
+@pytest.mark.parametrize("noted", [True, False])
+def test_the_patch_of_a_run_is_kept_at_another_size(tmp_path, noted):
     save_backbone(backbone("vit_nano", image_size=32), tmp_path)
+    if not noted:  # as older runs are described
+        described = json.loads((tmp_path / "backbone.json").read_text())
+        assert described["options"].pop("patch") == 4
+        (tmp_path / "backbone.json").write_text(json.dumps(described))
     got, report = starting_backbone(tmp_path, Target(3, 96))
     assert got.patch == 4 and got.grid == 24 and list(report.adapted) == ["pos_embed"]
     again = tmp_path / "again"
