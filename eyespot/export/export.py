@@ -19,7 +19,7 @@ from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate.models import channels_of, given_net
 from eyespot.export.written import Compared, Written, compare, ready, shapes_to_compare, takes_any_size
-from eyespot.nets.backbones import DESCRIPTION, WEIGHTS, Backbone, backbone, published_size
+from eyespot.nets.backbones import DESCRIPTION, WEIGHTS, Backbone, backbone, check_name, published_size
 from eyespot.options import ExportOptions
 from eyespot.runs import read_json
 
@@ -100,6 +100,7 @@ def _backbone(o: ExportOptions) -> Backbone:
         return net
     if not isinstance(o.run, str):
         raise UserError(f"A {type(o.run).__name__} cannot be exported; wrap it with eyespot.backbone(module, ...).")
+    check_name(o.run)
     if not o.pretrained:
         raise UserError(f"'{o.run}' is a name, not a run; add --pretrained to export its published weights.")
     channels = channels_of(o.run, None, True)

@@ -1,4 +1,4 @@
-"""Arguments that several methods share: those of their views."""
+"""What several methods share: arguments of their views, small views, prototypes that rest at first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from eyespot.errors import UserError
-from eyespot.methods.method import MethodConfig
+from eyespot.methods.method import Method, MethodConfig
 from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.views import recipes
@@ -84,6 +84,11 @@ def small_view_size(backbone: Backbone, config: Any) -> int:
     if config.local_crops:
         _try_size(backbone, size)
     return size
+
+
+def prototypes_rest(method: Method, freeze_epochs: float) -> bool:
+    """Whether the prototypes of a method stay as they are now: in its first epochs, at most a tenth of the training."""
+    return method.progress < min(freeze_epochs / max(method.info.epochs, 1e-9), 0.1)
 
 
 @torch.no_grad()

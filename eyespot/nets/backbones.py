@@ -224,6 +224,15 @@ def _builder(name: str) -> Build:
     raise unknown("backbone", name, backbone_names())
 
 
+def check_name(name: str) -> None:
+    """Nothing, when `backbone` knows the name.
+
+    Raises:
+        UserError: it does not; with the nearest names.
+    """
+    _builder(name)
+
+
 def backbone_names() -> list[str]:
     """Every name that `backbone` knows: own, timm's, torchvision's (with the prefix too)."""
     from eyespot.nets import small, zoo

@@ -189,3 +189,10 @@ def test_the_code_of_the_page_runs(root, tmp_path, monkeypatch, capsys):
     assert said[2] == "54 of 54 tensors of vit_micro from 'vit.safetensors'"
     state = left["net"].state_dict()
     assert all(torch.equal(v, state[k]) for k, v in left["again"].state_dict().items())
+
+
+def test_a_name_that_no_library_has_is_told_before_its_weights_are_asked_for(tmp_path):
+    with pytest.raises(UserError, match="resnet18"):
+        eyespot.export("resnet188", format="onnx", out=tmp_path / "a.onnx")
+    with pytest.raises(UserError, match="--pretrained"):
+        eyespot.export("resnet18", format="onnx", out=tmp_path / "a.onnx")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.losses.distillation import dino, moved_centre
-from eyespot.methods.common import AsymmetricViews, small_view_size
+from eyespot.methods.common import AsymmetricViews, prototypes_rest, small_view_size
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
@@ -134,7 +134,7 @@ class DINO(Method):
         return c.teacher_temperature_start + done * (c.teacher_temperature - c.teacher_temperature_start)
 
     def before_step(self) -> None:
-        if self.progress < min(self.config.freeze_epochs / max(self.info.epochs, 1e-9), 0.1):
+        if prototypes_rest(self, self.config.freeze_epochs):
             for parameter in self.head.last.parameters():
                 parameter.grad = None
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from eyespot.draws import Draws
 from eyespot.losses.assignment import sinkhorn, swapped_prediction
-from eyespot.methods.common import SymmetricViews, small_view_size
+from eyespot.methods.common import SymmetricViews, prototypes_rest, small_view_size
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
@@ -136,7 +136,7 @@ class SwAV(Method):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def before_step(self) -> None:
-        if self.progress < min(self.config.freeze_epochs / max(self.info.epochs, 1e-9), 0.1):
+        if prototypes_rest(self, self.config.freeze_epochs):
             self.prototypes.weight.grad = None
 
     def after_step(self) -> None:
