@@ -68,9 +68,13 @@ class AsymmetricViews(SymmetricViews):
         return recipes.asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
 
 
-def small_view_size(backbone: Backbone, config: Any) -> int:
+def small_view_size(backbone: Backbone, config: Any, crops: int) -> int:
     """Side of the small views of a multi-crop method in pixels: the config's `local_size`, or 3/7 of the large views'
     (96 for 224), rounded up to whole patches.
+
+    Args:
+        config: has `local_crops`, `local_size` and `local_scale`.
+        crops: number of small views; with 0 the backbone is not tried.
 
     Raises:
         UserError: `local_crops`, `local_size` or `local_scale` is out of range, or the backbone takes no such pictures.
@@ -81,7 +85,7 @@ def small_view_size(backbone: Backbone, config: Any) -> int:
         raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")
     patch = getattr(backbone, "patch", 16)
     size = config.local_size or math.ceil(config.image_size * 3 / 7 / patch) * patch
-    if config.local_crops:
+    if crops:
         _try_size(backbone, size)
     return size
 

@@ -45,6 +45,12 @@ def test_views_are_two_large_and_several_small(name):
     assert torch.isfinite(method(made)["swapped"])
 
 
+@pytest.mark.parametrize(("size", "local", "count"), [(32, 16, 0), (64, 32, 0), (96, 48, 6)])
+def test_small_views_are_made_of_larger_pictures(size, local, count):
+    method = SwAV(backbone("resnet8", image_size=size), SwAVConfig(image_size=size, prototypes=4, hidden=8, out=4))
+    assert (method.local_crops, method.local_size) == (count, local)
+
+
 def test_equal_prototypes_give_the_plateau():
     method = build()
     with torch.no_grad():

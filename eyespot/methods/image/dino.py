@@ -89,7 +89,7 @@ class DINO(Method):
         self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck, norm=norm)
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.local_size = small_view_size(backbone, config)
+        self.local_size = small_view_size(backbone, config, config.local_crops)
         self._means: list[Tensor] = []
 
     def _student(self) -> nn.Module:

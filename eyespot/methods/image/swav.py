@@ -60,10 +60,10 @@ class SwAVConfig(SymmetricViews):
     """Width of the projector's hidden layer (2048 in the paper)."""
     out: int = 128
     """Width of the embedding that the prototypes see."""
-    crop_min: float = 0.25
+    crop_min: float = 0.2
     """Least share of the picture's area that a large view keeps (0.14 in the paper)."""
-    local_crops: int = 4
-    """Number of small views, which predict and get no code (6 in the paper)."""
+    local_crops: int | None = None
+    """Number of small views, which predict and get no code; none is 6 above 64 px and 0 on smaller pictures."""
     local_size: int | None = None
     """Side of a small view in pixels; none is 3/7 of the large one, rounded up to whole patches (96 for 224)."""
     local_scale: tuple[float, float] = (0.05, 0.25)
@@ -90,7 +90,9 @@ class SwAV(Method):
         c = config
         check_ranges(c, prototypes=(2, None), temperature=POSITIVE, epsilon=POSITIVE, iterations=(1, None))
         check_ranges(c, queue=(0, None), queue_start=SHARE, hidden=WIDTH, out=WIDTH, freeze_epochs=(0, None))
-        self.local_size = small_view_size(backbone, c)
+        usual = 6 if c.image_size > 64 else 0  # on small pictures they cost more than they bring in a short run
+        self.local_crops = usual if c.local_crops is None else c.local_crops
+        self.local_size = small_view_size(backbone, c, self.local_crops)
         self.projector = mlp(backbone.embed_dim, c.hidden, c.out, norm="batch")
         self.prototypes = nn.Linear(c.out, c.prototypes, bias=False)
         self._renormalise()
@@ -101,8 +103,8 @@ class SwAV(Method):
         c = self.config
         large = c.view_spec()
         small = replace(large, size=self.local_size, scale=c.local_scale)
-        made = multi_crop(batch["image"], draws, [large] * len(LARGE), small, c.local_crops)
-        names = [*LARGE, *(f"local{i + 1}" for i in range(c.local_crops))]
+        made = multi_crop(batch["image"], draws, [large] * len(LARGE), small, self.local_crops)
+        names = [*LARGE, *(f"local{i + 1}" for i in range(self.local_crops))]
         return {name: v.pixels for name, v in zip(names, made, strict=True)}
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
