@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -42,8 +43,26 @@ def decode_ahead(
         prefetch_factor=2,
         generator=torch.Generator(),  # the loader would take a number from the global one: a resumed run would differ
     )
-    for packed in loader:
-        yield _unpack(packed)
+    with _signals_held():
+        packed = iter(loader)  # starts the workers
+    for batch in packed:
+        yield _unpack(batch)
+
+
+FOR_THE_RUN = [s for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (s := getattr(signal, name, None)) is not None]
+HOLDS = hasattr(signal, "pthread_sigmask")  # not on Windows
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until the end of the block, and in a process started in it until `_leave_signals`: without that one
+    that comes before a worker is ready would kill it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN) if HOLDS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals(worker: int) -> None:
@@ -53,6 +72,8 @@ def _leave_signals(worker: int) -> None:
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if HOLDS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_RUN)
 
 
 class _Order:
