@@ -106,9 +106,14 @@ def environment() -> dict[str, Any]:
         "timm": version("timm"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
     }
+
+
+def _cores() -> int:
+    """Cores this process may use, which are fewer than the machine's when it is pinned."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def picture(claim: Claim, results: Mapping[str, list[dict[str, Any]]]) -> str:
