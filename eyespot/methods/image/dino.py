@@ -27,7 +27,7 @@ from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
 from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_pair, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
 from eyespot.nets.teacher import Teacher, cosine_momentum
@@ -125,16 +125,22 @@ class DINO(Method):
         loss = dino(student, teacher, self.centre, self.config.temperature, self.teacher_temperature())
         return {"distillation": loss}
 
-    def teacher_temperature(self) -> float:
-        """T_t now."""
+    def teacher_temperature(self, end: float | None = None) -> float:
+        """T_t now, on its way from the start to `end` (None: the configured one)."""
         c = self.config
+        end = c.teacher_temperature if end is None else end
         done = min(1.0, self.progress / c.teacher_warmup) if c.teacher_warmup > 0 else 1.0
-        return c.teacher_temperature_start + done * (c.teacher_temperature - c.teacher_temperature_start)
+        return c.teacher_temperature_start + done * (end - c.teacher_temperature_start)
 
     def before_step(self) -> None:
         if self.progress < min(self.config.freeze_epochs / max(self.info.epochs, 1e-9), 0.1):
-            for parameter in self.head.last.parameters():
-                parameter.grad = None
+            for head in self.heads():
+                for parameter in head.last.parameters():
+                    parameter.grad = None
+
+    def heads(self) -> list[DinoHead]:
+        """The heads, whose prototypes wait for the first epoch."""
+        return [self.head]
 
     def after_step(self) -> None:
         c = self.config
@@ -175,6 +181,4 @@ def _check(config: DINOConfig) -> None:
     check_ranges(config, temperature=POSITIVE, teacher_temperature=POSITIVE, teacher_temperature_start=POSITIVE)
     check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH, local_crops=(0, None), local_size=WIDTH)
     check_ranges(config, momentum=SHARE, momentum_end=SHARE, centre_momentum=SHARE, teacher_warmup=SHARE)
-    low, high = config.local_scale
-    if not 0 < low <= high <= 1:
-        raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")
+    check_pair(config, "local_scale")
