@@ -58,9 +58,9 @@ class IJEPAConfig(MethodConfig):
     distance: Literal["smooth_l1", "l2"] = "smooth_l1"
     """Distance of prediction and target."""
     predictor_dim: int | None = None
-    """Width of the predictor; None: half of the encoder's, at most 384 (so the paper's for ViT-B, L and H)."""
+    """Width of the predictor; None: the encoder's, at most 384 (so the paper's for ViT-B, L and H)."""
     predictor_depth: int | None = None
-    """Blocks of the predictor; None: half of the encoder's (the paper's 6 for ViT-B, 12 for ViT-L)."""
+    """Blocks of the predictor; None: half of the encoder's (the paper's 6 for ViT-B, 12 for ViT-L), at least 3."""
     predictor_heads: int | None = None
     """Attention heads of the predictor; None: one for 32 dimensions."""
     momentum: float = 0.996
@@ -156,8 +156,8 @@ def context_least(config: IJEPAConfig, patches: int) -> int:
 
 def predictor_shape(config: IJEPAConfig, width: int, blocks: int) -> tuple[int, int, int]:
     """Width, depth and heads of the predictor for an encoder of some width and number of blocks."""
-    dim = config.predictor_dim or min(384, max(32, width // 2 // 32 * 32))
-    return dim, config.predictor_depth or max(1, blocks // 2), config.predictor_heads or max(1, dim // 32)
+    dim = config.predictor_dim or min(384, max(32, width // 32 * 32))
+    return dim, config.predictor_depth or min(12, max(3, blocks // 2)), config.predictor_heads or max(1, dim // 32)
 
 
 def _check(config: IJEPAConfig, grid: int) -> None:

@@ -43,7 +43,7 @@ class SimMIMConfig(MethodConfig):
     mask_ratio: float = 0.6
     """Share of the squares that is hidden, rounded up to whole ones."""
     mask_unit: int | None = None
-    """Side of a square in pixels; None: 32 (the paper's) from 128 px on, else two patches, where that divides both."""
+    """Side of a square in pixels; None: 32 (the paper's) from 128 px on, else two patches, or one on small grids."""
     crop_min: float = 0.67
     """Least share of the picture's area that a crop keeps."""
     flip: float = 0.5
@@ -117,8 +117,7 @@ class SimMIM(Method):
 
 
 def mask_unit(size: int, patch: int) -> int:
-    """The usual side of a hidden square in pixels, a multiple of the patch that divides the picture."""
-    for unit in (32 if size >= 128 else 0, 2 * patch):
-        if unit and size % unit == 0 and unit % patch == 0:
-            return unit
-    return patch
+    """The usual side of a hidden square in pixels: a multiple of the patch that cuts the picture into 4 x 4 or more."""
+    usual = [32] if size >= 128 else []
+    fitting = [u for u in (*usual, 2 * patch) if size % u == 0 and u % patch == 0 and size >= 4 * u]
+    return fitting[0] if fitting else patch
