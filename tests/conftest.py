@@ -55,6 +55,10 @@ SHARED_NUMBERS = {
     "barlow_twins": ("joint_embedding_bases__losses", "loss_barlow"),
     "dino": ("joint_embedding_bases__losses", "loss_dino"),
     "mae": ("masked_bases__losses", "mae_loss"),
+    "simmim": ("masked_bases__losses", "sim_loss"),
+    "i_jepa": ("masked_bases__losses", "ij_loss"),
+    "ibot": ("masked_bases__losses", "ib_loss_patch"),
+    "dinov2": ("masked_bases__losses", "koleo"),
 }
 """The array that is a method's in a set of several methods; other sets carry their method's name: METHOD__WHAT."""
 Numbers = set[tuple[str, str]]

@@ -29,11 +29,16 @@ def names(kind: str | None = None) -> list[str]:
 
 class Stripes(torch.utils.data.Dataset):
     """Pictures whose class is the pattern (lines across, lines down, a grid of both, rings); brightness, tint, contrast
-    and phase say nothing about it, and views are free to mirror and recolour them."""
+    and phase say nothing about it, and views are free to mirror and recolour them.
+
+    Args:
+        tint: how strong brightness and tint are.
+        noise: range of the noise of single pixels.
+    """
 
     classes = ("across", "down", "grid", "rings")
 
-    def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE):
+    def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE, tint: float = 1.0, noise: float = 0.05):
         draws = Draws(seed, 0, 0, np.arange(n))
         self.targets = (np.arange(n) % CLASSES).astype(int).tolist()
         label = torch.tensor(self.targets)[:, None, None]
@@ -43,10 +48,10 @@ class Stripes(torch.utils.data.Dataset):
         down, across = torch.sin(x * pitch + 6.3 * px), torch.sin(y * pitch + 6.3 * py)
         rings = torch.sin(((x - side * px) ** 2 + (y - side * py) ** 2).sqrt() * pitch)
         wave = torch.stack([across, down, across * down, rings])[label[:, 0, 0], torch.arange(n)]
-        ground = 0.5 + 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.5 * (draws.uniform("tint", 3) - 0.5)
+        tints = 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.5 * (draws.uniform("tint", 3) - 0.5)
         strength = 0.12 + 0.18 * draws.uniform("strength")[:, None, None, None]
-        noise = 0.05 * (draws.noise("noise", 3, side, side) - 0.5)
-        picture = ground[:, :, None, None] + strength * wave[:, None] + noise
+        grain = noise * (draws.noise("noise", 3, side, side) - 0.5)
+        picture = 0.5 + tint * tints[:, :, None, None] + strength * wave[:, None] + grain
         self.pictures = (picture.clamp(0, 1) * 255).to(torch.uint8)
 
     def __len__(self) -> int:
@@ -59,16 +64,20 @@ class Stripes(torch.utils.data.Dataset):
 TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "local_crops": 2, "freeze_epochs": 0.0}
 TOY |= {"blur": 0.0, "solarize": 0.0}
 
+TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}}
+"""Features of a moving target keep what a context predicts best. That is the tint where there is one, without colour
+jitter; noise is what they lose, and with it random features are worse."""
+
 
 def toy_settings(entry) -> dict:
     """For runs of a hundred steps: teachers that follow soon, a queue of half the pictures, few prototypes."""
     return {f.name: TOY[f.name] for f in entry.fields if f.name in TOY}
 
 
-def stripes(n: int = 64, seed: int = 0) -> Data:
+def stripes(n: int = 64, seed: int = 0, **pictures: float) -> Data:
     from eyespot.data.sources import open_source
 
-    return Data(open_source(Stripes(n, seed)))
+    return Data(open_source(Stripes(n, seed, **pictures)))
 
 
 def net_of(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import CLASSES, SIDE, Stripes, make, names, net_of, plan_of, stripes
+from bench import CLASSES, SIDE, TOY_PICTURES, Stripes, make, names, net_of, plan_of, stripes
 
 import eyespot
 from eyespot.draws import Draws
@@ -192,6 +192,10 @@ BUDGETS = {
     "slotcon": (200, 1e-3),
     "mae": (400, 4e-3),
     "mfm": (400, 4e-3),
+    "simmim": (1000, 5e-3),
+    "i_jepa": (300, 2e-3),
+    "ibot": (150, 1e-3),
+    "dinov2": (150, 1e-3),
 }
 USUAL = (120, 3e-3)
 
@@ -209,7 +213,8 @@ def linear_accuracy(method, train, test):
 @pytest.mark.parametrize("name", names())
 def test_beats_random_features_on_toy_pictures(name):
     """A linear probe reads the pattern better from trained features than from those of the same random net."""
-    train, test = stripes(512, seed=0), stripes(256, seed=1)
+    pictures = TOY_PICTURES.get(name, {})
+    train, test = stripes(512, seed=0, **pictures), stripes(256, seed=1, **pictures)
     method = make(name, train, batch=64, small=False)
     floor = linear_accuracy(method, train, test)
     steps, lr = BUDGETS.get(name, USUAL)
