@@ -64,9 +64,9 @@ class Stripes(torch.utils.data.Dataset):
 TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "local_crops": 2, "freeze_epochs": 0.0}
 TOY |= {"blur": 0.0, "solarize": 0.0}
 
-TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}}
-"""Features of a moving target keep what a context predicts best. That is the tint where there is one, without colour
-jitter; noise is what they lose, and with it random features are worse."""
+TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}, "simmim": {"noise": 0.2}}
+"""More noise where random features of a transformer read the pattern too well to be beaten soon. Features of a moving
+target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views."""
 
 
 def toy_settings(entry) -> dict:
