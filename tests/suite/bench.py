@@ -18,7 +18,7 @@ from eyespot.train.schedules import peak_lr
 
 SIDE, CLASSES = 16, 4
 SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
-SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16}
+SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16, "predictor_dim": 16, "predictor_depth": 1}
 SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
 """What a method cannot share: two blocks of four rows whiten two dimensions."""
 
@@ -73,11 +73,16 @@ def stripes(n: int = 64, seed: int = 0) -> Data:
     return Data(open_source(Stripes(n, seed)))
 
 
+def net_of(name: str) -> str:
+    """A small net that the method takes: those whose recipe names a transformer need one."""
+    return "vit_nano" if str(catalog.find(name).recipe["backbone"]).startswith("vit") else "resnet8"
+
+
 def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True, seed: int = 0):
     """A method with small heads on a small net."""
     entry = catalog.find(name)
     torch.manual_seed(seed)
-    net = net or ("vit_nano" if name in ("mae",) else "resnet8")
+    net = net or net_of(name)
     # widths of a few tens: the two-process job runs in float64
     options = {"width": 8} if net == "resnet8" and small else {}
     if name == "slotcon":  # a map of 4 x 4 cells: groups need places
