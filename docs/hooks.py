@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
 
 from eyespot.cli import COMMANDS
+from eyespot.declare import OptionField, option_fields
 from eyespot.fields import REQUIRED
 from eyespot.methods import catalog
 from eyespot.methods.catalog import Entry
-from eyespot.options import OptionField, option_fields
+from eyespot.reproduce.claim import Claim
+from eyespot.reproduce.outcome import cell, columns
+from eyespot.reproduce.runner import recorded
 from eyespot.terminal.pages import plain
+
+CLAIMS = Path(__file__).parents[1] / "reproductions"
 
 
 def on_config(config: Any) -> Any:
@@ -38,7 +44,36 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = markdown.replace("<!-- claims -->", claims())
     return re.sub(r"<!-- options: (\w+) -->", lambda m: options(m.group(1)), markdown)
+
+
+def claims() -> str:
+    """One section a recorded claim: what is claimed, what came out, the arms, and the command."""
+    return "\n\n".join(claim(f["claim"], f["record"]) for f in recorded(CLAIMS))
+
+
+def claim(claim: Claim, record: Any) -> str:
+    parts = [f"## {claim.name}", escape(claim.claim)]
+    parts += [f"The paper's figures: {escape(claim.paper)}"] if claim.paper else []
+    parts += [escape(claim.note)] if claim.note else []
+    if record is None:
+        return "\n\n".join([*parts, "Nothing is recorded yet."])
+    if "comparison" in record:
+        c = record["comparison"]
+        parts.append(
+            f"**{c['outcome'].capitalize()}**: `{c['arm']}` against `{c['control']}`, {c['metric']} "
+            f"{c['difference']:+.2f} (standard error {c['standard_error']}, seeds {len(record['seeds'])})."
+        )
+    shown = columns(record)
+    rows = [[f"`{arm}`", *(cell(values.get(n)) for n in shown)] for arm, values in record["arms"].items()]
+    parts.append(table(["arm", *shown], rows))
+    e = record["environment"]
+    parts.append(
+        f"Recorded {record['date']} with eyespot {e['eyespot']}, torch {e['torch']}, {e['cores']} cores "
+        f"({e['machine']}): `{record['command']}`."
+    )
+    return "\n\n".join(parts)
 
 
 def page(entry: Entry) -> str:
@@ -63,7 +98,7 @@ def default(option: OptionField) -> str:
         return "required"
     if option.default is None:
         return option.none
-    return "" if option.many else f"`{plain(option.default)}`"
+    return "" if option.many or option.default == () else f"`{plain(option.default)}`"
 
 
 def overview(entries: list[Entry]) -> str:

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from eyespot.evaluate.compare import compare as compare
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
+    from eyespot.export.export import export as export
+    from eyespot.health import doctor as doctor
     from eyespot.methods.catalog import methods as methods
     from eyespot.nets.backbones import backbone as backbone
+    from eyespot.reproduce.runner import reproduce as reproduce
     from eyespot.runs import Run as Run
+    from eyespot.train.estimate import estimate as estimate
     from eyespot.train.pretrain import adapt as adapt
     from eyespot.train.pretrain import pretrain as pretrain
 
@@ -27,14 +32,33 @@ PUBLIC = {
     "pretrain": "eyespot.train.pretrain:pretrain",
     "adapt": "eyespot.adapt",
     "evaluate": "eyespot.evaluate",
+    "compare": "eyespot.evaluate.compare:compare",
     "embed": "eyespot.evaluate.embed:embed",
+    "export": "eyespot.export",
     "methods": "eyespot.methods",
+    "reproduce": "eyespot.reproduce",
+    "estimate": "eyespot.train.estimate:estimate",
+    "doctor": "eyespot.health:doctor",
     "backbone": "eyespot.nets.backbones:backbone",
     "Run": "eyespot.runs:Run",
 }
-"""Where each public name lives. Three are packages that can be called, see eyespot/callable.py."""
+"""Where each public name lives. Five are packages that can be called, see eyespot/callable.py."""
 
-__all__ = ["Run", "__version__", "adapt", "backbone", "embed", "evaluate", "methods", "pretrain"]
+__all__ = [
+    "Run",
+    "__version__",
+    "adapt",
+    "backbone",
+    "compare",
+    "doctor",
+    "embed",
+    "estimate",
+    "evaluate",
+    "export",
+    "methods",
+    "pretrain",
+    "reproduce",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """The command line: the public functions under the same names, with the same options and defaults. Parsing and
-printing only. Exit status: 0; 2 for a mistake that the user can mend, in one sentence; 1 for a run that failed; 130
-when it was interrupted.
+printing only. Exit status: 0; 2 for a mistake that the user can mend, in one sentence; 1 for a run that failed; 75 when
+a scheduler's signal stopped it with a checkpoint, so that it can go on; 130 when it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from eyespot import options
-from eyespot.errors import NonFiniteLoss, UserError, unknown
-from eyespot.options import Switch, build
+from eyespot.declare import Switch, build, option_fields
+from eyespot.errors import NonFiniteLoss, Stopped, UserError, unknown
+from eyespot.settings import settings
 from eyespot.terminal import pages
+from eyespot.train.place import place
 
 JSON = Switch("json", "Print JSON in place of a table.")
 
@@ -51,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2, debug)
     except NonFiniteLoss as error:
         return _fail(str(error), 1, debug)
-    except KeyboardInterrupt:
-        return _fail(_interrupted(words), 130, debug)
+    except KeyboardInterrupt as stop:
+        return _fail((str(stop) or "Interrupted") + _again(words), 130, debug)
+    except Stopped as stop:
+        return _fail(str(stop) + _again(words), stop.STATUS, debug)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -70,8 +74,8 @@ def _fail(sentence: str, status: int, debug: bool) -> int:
 
 
 def speaks() -> bool:
-    """Whether this process prints: under torchrun only the first does."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints: of several only the first does."""
+    return place().rank == 0
 
 
 def _run(words: list[str]) -> None:
@@ -96,24 +100,25 @@ def _run(words: list[str]) -> None:
 
 def _method_help(verb: str, words: Sequence[str]) -> None:
     """`eyespot pretrain simclr --help` shows the method above the options."""
-    if verb in ("pretrain", "adapt") and words and not words[0].startswith("-"):
+    if verb in ("pretrain", "adapt", "estimate") and words and not words[0].startswith("-"):
         from eyespot.methods import catalog
 
         kind = "adapt" if verb == "adapt" else "method"
         print(pages.method_page(catalog.find(words[0], kind)), end="\n\n")
 
 
-def _interrupted(words: Sequence[str]) -> str:
-    """How to go on after Ctrl-C."""
+def _again(words: Sequence[str]) -> str:
+    """The rest of the sentence on a run that was stopped: how to go on."""
     if not words or words[0] not in ("pretrain", "adapt"):
-        return "Interrupted."
+        return "."
     from eyespot.terminal import arguments
 
     given = arguments.read(words[0], COMMANDS[words[0]].options, (), words[1:], "")
     if not (Path(given.get("out", "")) / "config.json").exists():
-        return "Interrupted before the run began; start the same command again."
+        return " before the run began; start the same command again."
     again = [*words, *([] if "--resume" in words else ["--resume"])]
-    return f"Interrupted; go on with: eyespot {shlex.join(again)}"
+    several = "" if place().world == 1 else ", on as many processes or others,"
+    return f"; go on{several} with: eyespot {shlex.join(again)}"
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -130,7 +135,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
 
     build(cls, **given)  # before torch is imported: a mistake is told at once
     entry = catalog.find(given["method"], kind)
-    options.settings(given.get("set_", ()), entry.fields, entry.name)
+    settings(given.get("set_", ()), entry.fields, entry.name)
     from eyespot.terminal.progress import Progress
     from eyespot.train import pretrain as train
 
@@ -145,7 +150,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
 
 def _call(function: Callable[..., Any], cls: type, given: Mapping[str, Any]) -> Any:
     """The public function with its positional arguments in their places."""
-    places = [f.name for f in options.option_fields(cls) if f.positional and f.name in given]
+    places = [f.name for f in option_fields(cls) if f.positional and f.name in given]
     return function(*(given[n] for n in places), **{k: v for k, v in given.items() if k not in places})
 
 
@@ -166,17 +171,41 @@ def _evaluate(given: dict[str, Any]) -> None:
         given.setdefault("data", given["model"])  # saved embeddings hold their labels
     build(options.EvaluateOptions, **given)
     from eyespot.evaluate.evaluate import evaluate
+    from eyespot.terminal.progress import Progress
 
-    result = _call(evaluate, options.EvaluateOptions, given)
+    with Progress() as progress:  # a fine-tuning takes its time
+        result = _call(evaluate, options.EvaluateOptions, given | ({"listener": progress} if speaks() else {}))
     if speaks():
         _show_evaluation(result, as_json)
 
 
-def _show_evaluation(result: Mapping[str, Any], as_json: bool) -> None:
+def _show_evaluation(result: Any, as_json: bool) -> None:
+    """One object for one protocol, a list for several."""
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
-    else:
-        pages.console().print(pages.evaluation([result]))
+        return
+    results = result if isinstance(result, list) else [result]
+    out = pages.console()
+    out.print(pages.evaluation(results))
+    for note in dict.fromkeys(r["config"]["not_kept"] for r in results if "not_kept" in r["config"]):
+        out.print(f"not kept: {note}", soft_wrap=True, markup=False)
+
+
+def _compare(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.CompareOptions, **given)
+    from eyespot.evaluate.compare import compare
+    from eyespot.terminal import comparison
+
+    rows = _call(compare, options.CompareOptions, given)
+    if not speaks():
+        return
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    out = pages.console()
+    out.print(comparison.table(rows))
+    out.print(comparison.notes(rows), soft_wrap=True, markup=False)
 
 
 def _embed(given: dict[str, Any]) -> None:
@@ -187,6 +216,16 @@ def _embed(given: dict[str, Any]) -> None:
     if speaks():
         skipped = f", {done['bad_files']} unreadable pictures skipped" if done["bad_files"] else ""
         print(f"{done['rows']} vectors of {done['embed_dim']} numbers in {done['out']}{skipped}")
+
+
+def _export(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.ExportOptions, **given)
+    from eyespot.export.export import export
+
+    done = _call(export, options.ExportOptions, given)
+    if speaks():
+        print(json.dumps(done, ensure_ascii=False) if as_json else pages.exported(done))
 
 
 def _methods(given: dict[str, Any]) -> None:
@@ -214,17 +253,71 @@ def _demo(given: dict[str, Any]) -> None:
     with Progress() as progress:
         result = demo(chosen, listener=progress)
     out = pages.console()
-    out.print(pages.evaluation(result.evaluations))
+    if result.evaluations:
+        out.print(pages.evaluation(result.evaluations))
     out.print(pages.verdict(result.run.verdict))
     out.print(f"run      {result.run.path}\npicture  {result.picture}", soft_wrap=True, markup=False)
+
+
+def _estimate(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.EstimateOptions, **given)
+    from eyespot.train.estimate import estimate
+
+    found = _call(estimate, options.EstimateOptions, given)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        pages.console().print(pages.estimate(found))
+
+
+def _doctor(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    chosen = build(options.DoctorOptions, **given)
+    from eyespot.health import doctor
+
+    found = doctor(chosen.out)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        pages.console().print(pages.doctor(found), soft_wrap=True)
+
+
+def _reproduce(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    chosen = build(options.ReproduceOptions, **given)
+    from eyespot.reproduce.runner import claims_folder, recorded, reproduce
+
+    if chosen.name is None:
+        found = recorded(claims_folder(chosen.claims))
+        if as_json:
+            print(json.dumps([{"name": f["claim"].name, "record": f["record"]} for f in found], ensure_ascii=False))
+        else:
+            pages.console().print(pages.claim_list(found))
+        return
+    record = reproduce(chosen.name, **{k: v for k, v in given.items() if k != "name"}, listener=_note)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        pages.console().print(pages.claim(record))
+
+
+def _note(record: Mapping[str, Any]) -> None:
+    """What a long command does now, on standard error."""
+    print(record["text"], file=sys.stderr)
 
 
 COMMANDS = {
     "pretrain": Command(options.PretrainOptions, _pretrain),
     "adapt": Command(options.AdaptOptions, _adapt),
     "evaluate": Command(options.EvaluateOptions, _evaluate, (JSON,)),
+    "compare": Command(options.CompareOptions, _compare, (JSON,)),
     "embed": Command(options.EmbedOptions, _embed),
+    "export": Command(options.ExportOptions, _export, (JSON,)),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
+    "estimate": Command(options.EstimateOptions, _estimate, (JSON,)),
+    "doctor": Command(options.DoctorOptions, _doctor, (JSON,)),
+    "reproduce": Command(options.ReproduceOptions, _reproduce, (JSON,)),
     "demo": Command(options.DemoOptions, _demo),
 }
 

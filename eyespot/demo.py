@@ -77,7 +77,7 @@ def evaluations(
         listener({"kind": "note", "text": "the pictures have no labels, so there is no accuracy to measure"})
         return []
     given = {} if test_data is None else {"test_data": test_data}
-    return [eyespot.evaluate(run, data=data, protocol=protocol, **given) for protocol in ("knn", "linear")]
+    return list(eyespot.evaluate(run, data=data, protocol=("knn", "linear"), **given))
 
 
 def neighbours(run: Run, data: Any, test_data: Any, options: DemoOptions) -> Path:

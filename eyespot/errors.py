@@ -14,6 +14,27 @@ class NonFiniteLoss(RuntimeError):
     """A loss term became infinite or not a number; training stopped and the last good checkpoint stays."""
 
 
+class Stopped(SystemExit):
+    """A signal asked a run to stop: its step ended and its checkpoint is written, so `resume` goes on exactly.
+
+    A SystemExit, so that a script exits with the status on which schedulers start a job again.
+
+    Attributes:
+        signal: name of the signal.
+        step: steps done.
+    """
+
+    STATUS = 75
+    """EX_TEMPFAIL of sysexits.h: try again later."""
+
+    def __init__(self, signal: str, step: int):
+        super().__init__(self.STATUS)
+        self.signal, self.step = signal, step
+
+    def __str__(self) -> str:
+        return f"Stopped by {self.signal} after step {self.step}"
+
+
 class MissingExtra(UserError, ImportError):
     """An optional stack is not installed."""
 

@@ -7,115 +7,25 @@ end in a `PretrainOptions`. This file imports no torch, so that help is quick. `
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from eyespot.errors import UserError, nearest, unknown
-from eyespot.fields import REQUIRED, Field, check, read_fields
-
-T = TypeVar("T")
-
-
-def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    none: str = "",
-    word: str = "",
-    many: bool = False,
-    python_only: bool = False,
-) -> Any:
-    """A field with the range of its values.
-
-    Args:
-        low: smallest value.
-        above: a value that must be exceeded.
-        high: largest value.
-        none: what happens when it is not given, shown in place of a default of None.
-        word: what stands for the value in the help.
-        many: takes several words on the command line, and may repeat.
-        python_only: not on the command line.
-    """
-    about = {"low": low, "above": above, "high": high, "none": none, "word": word}
-    about |= {"many": many, "python_only": python_only}
-    return field(default=default, metadata=about)
-
-
-class Options:
-    """Base: types and ranges are checked when the object is made, so that all ways in give the same errors."""
-
-    def __post_init__(self) -> None:
-        cls: Any = type(self)
-        for about in option_fields(cls):
-            given = getattr(self, about.name)
-            if given is None and about.default is None:
-                continue
-            value = given if about.many else check(given, about.annotation, about.flag)
-            _in_range(value, about)
-            object.__setattr__(self, about.name, value)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
-        cls: Any = type(self)
-        pairs = ((f, getattr(self, f.name)) for f in option_fields(cls))
-        return {f.name: value for f, value in pairs if value is not f.default and value != f.default}
-
-
-@dataclass(frozen=True)
-class OptionField(Field):
-    """One option, with its range and how the command line names it."""
-
-    positional: bool
-    low: float | None
-    above: float | None
-    high: float | None
-    none: str
-    word: str
-    many: bool
-    python_only: bool
-
-    @property
-    def flag(self) -> str:
-        """--image-size for image_size, METHOD for the positional method."""
-        word = self.name.rstrip("_")
-        return word.upper() if self.positional else "--" + word.replace("_", "-")
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A yes-no option that only the command line has."""
-
-    name: str
-    sentence: str
-
-
-def _in_range(value: Any, about: OptionField) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    if about.low is not None and value < about.low:
-        raise UserError(f"{about.flag} cannot be {value:g}: it must be at least {about.low}.")
-    if about.above is not None and value <= about.above:
-        raise UserError(f"{about.flag} cannot be {value:g}: it must be more than {about.above}.")
-    if about.high is not None and value > about.high:
-        raise UserError(f"{about.flag} cannot be {value:g}: it must be at most {about.high}.")
+from eyespot.declare import Options, option
+from eyespot.errors import UserError, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
     """How the data is read."""
 
+    last: ClassVar[bool] = True
+
     image_column: str | None = option(None, none="found")
-    """Column of a Parquet file that holds the pictures."""
+    """Column of a Parquet file that holds the pictures, or ending of these members of a tar."""
     label_column: str | None = option(None, none="found")
-    """Column of a Parquet file that holds the labels."""
+    """Column of a Parquet file that holds the labels, or ending of these members of a tar, or key in its .json."""
     split: str | None = option(None, none="the training part where parts are marked, else all")
     """Part of the data to read (train, test, ...) where parts are marked."""
     channels: int | None = option(None, low=1, none="as the data")
@@ -133,7 +43,7 @@ class PretrainOptions(DataOptions):
     method: Any = dataclasses.field(kw_only=False)
     """Name of the method; `eyespot methods` lists them."""
     data: Any
-    """Folder, text list or Parquet file of pictures (in Python also a dataset)."""
+    """Folder, text list, Parquet files or tars of pictures (in Python also a dataset)."""
     out: Any
     """Folder of the run; made when missing."""
     backbone: Any = option(None, none="from the recipe", word="NAME")
@@ -154,18 +64,22 @@ class PretrainOptions(DataOptions):
     """Weight decay."""
     clip: float | None = option(None, above=0, none="from the recipe")
     """Largest norm of the gradient."""
+    cache: float | None = option(None, low=0, none="a quarter of what is free, at most 2", word="GB")
+    """Gigabytes of memory for decoded pictures; used when all of them fit."""
     accumulate: int = option(1, low=1)
     """Parts into which a batch is cut, one after the other, to save memory."""
     seed: int = option(0, low=0)
     """Seed of weights, order and views."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, exactly."""
-    init: Any = option(None, none="random weights", word="RUN")
-    """Run whose backbone the training starts from."""
+    init: Any = option(None, none="random weights", word="SOURCE")
+    """Weights to start from: a run, a file, a Hugging Face folder, or a timm or torchvision/ name (published ones)."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Number format of the forward pass; auto is bfloat16 where the device has it, else float32."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes share the work: ddp keeps the whole net on each, fsdp a part; auto is ddp."""
     log_every: int = option(10, low=1)
     """Most steps between two records in metrics.jsonl; short runs are logged more often."""
     set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")
@@ -190,14 +104,37 @@ class AdaptOptions(PretrainOptions):
     """Adapt a trained representation with labels."""
 
     run: Any = dataclasses.field(kw_only=False)
-    """Run, or name of a backbone, to start from."""
+    """What to start from: a run, a file or Hugging Face folder of weights, or the name of a backbone."""
+    pretrained: bool = False
+    """Take the published weights of a named backbone instead of random ones."""
     test_data: Any = option(None, none="not measured")
     """Labelled pictures on which accuracy is measured at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init is not None:
+            raise UserError("RUN says already what an adapter starts from; leave --init out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions(PretrainOptions):
+    """Measure a few steps, and say what time, memory and disk the run will take."""
+
+    out: Any = option(None, none="here", word="PATH")
+    """Folder the run would have; only its free disk space is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """Show versions, devices, threads, free memory and disk, missing extras, and what helps."""
+
+    out: str = option(".", word="PATH")
+    """Folder of runs, whose free disk space is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
-    """Measure frozen features against random ones under a fixed protocol."""
+    """Measure a representation against a random one under fixed protocols."""
 
     model: Any = dataclasses.field(kw_only=False)
     """Run folder, name of a backbone, or Parquet file of embeddings."""
@@ -205,8 +142,8 @@ class EvaluateOptions(DataOptions):
     """Labelled pictures to learn from."""
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
-    protocol: str = option("knn", word="NAME")
-    """Protocol: knn or linear."""
+    protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
+    """Protocol: knn, linear, low_shot, retrieval or finetune; several with commas, or the option repeated."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -214,11 +151,66 @@ class EvaluateOptions(DataOptions):
     batch_size: int = option(256, low=1)
     """Pictures embedded at a time."""
     seed: int = option(0, low=0)
-    """Seed of the random floor and of the split."""
+    """Seed of the random floor, of the split, of draws and of fine-tuning."""
     floor: bool = True
     """Measure random features of the same network too."""
+    epochs: float | None = option(None, above=0, none="the protocol's")
+    """Passes over the training pictures in finetune."""
+    name: str | None = option(None, none="its path")
+    """What the data is called in the results that the run keeps."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+    listener: Callable[..., Any] | None = option(None, python_only=True)
+    """Called with each progress record of a fine-tuning."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.protocols
+        if not names:
+            raise UserError(f"--protocol names none; valid: {', '.join(PROTOCOLS)}.")
+        if self.epochs is not None and "finetune" not in names:
+            raise UserError("--epochs is for --protocol finetune; leave it out, or ask for finetune too.")
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names asked for, each once, in their order."""
+        return protocol_names(self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(DataOptions):
+    """Put runs beside each other: what they are, and every result kept in them beside its floor."""
+
+    runs: Any = dataclasses.field(kw_only=False, metadata={"many": True})
+    """Run folders, one or more."""
+    data: Any = option(None, none="only what is kept")
+    """Labelled pictures; what a run lacks on them is measured first."""
+    test_data: Any = option(None, none="a fifth of --data")
+    """Labelled pictures to measure on."""
+    protocol: Sequence[str] = option((), repeat=True, word="NAME")
+    """Protocols to show, all without; with --data those to measure (default: knn and linear)."""
+    seed: int = option(0, low=0)
+    """Seed of what is measured."""
+    device: str = option("auto", word="NAME")
+    """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.folders:
+            raise UserError("RUNS is missing: run folders, one or more.")
+        if self.data is None and self.test_data is not None:
+            raise UserError("--test-data needs --data, the labelled pictures to learn from; give both.")
+        _ = self.protocols
+
+    @property
+    def folders(self) -> list[Any]:
+        """The runs, also where one alone was given."""
+        return list(self.runs) if isinstance(self.runs, list | tuple) else [self.runs]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names asked for, each once, in their order."""
+        return protocol_names(self.protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +220,7 @@ class EmbedOptions(DataOptions):
     model: Any = dataclasses.field(kw_only=False)
     """Run folder or name of a backbone."""
     data: Any
-    """Folder, text list or Parquet file of pictures."""
+    """Folder, text list, Parquet files or tars of pictures."""
     out: Any
     """Parquet file that is written."""
     image_size: int | None = option(None, low=8, none="as trained")
@@ -239,6 +231,24 @@ class EmbedOptions(DataOptions):
     """Pictures embedded at a time."""
     device: str = option("auto", word="NAME")
     """cpu, cuda, cuda:1 or mps; auto is cuda where there is one, else cpu."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a trained backbone in another library's format, load it there and compare."""
+
+    run: Any = dataclasses.field(kw_only=False)
+    """Run folder, or name of a backbone with --pretrained."""
+    format: Literal["timm", "torchvision", "huggingface", "onnx", "torchscript", "torch_export"] = option()
+    """What is written: safetensors in timm's or torchvision's names, a Hugging Face folder, or a program."""
+    out: Any
+    """File that is written (.safetensors, .onnx, .pt, .pt2), or folder for huggingface."""
+    pretrained: bool = False
+    """Export the published weights of a named backbone."""
+    image_size: int | None = option(None, low=8, none="as trained, or as published")
+    """Side of the picture in pixels, for a named backbone."""
+    tolerance: float = option(1e-4, above=0)
+    """Largest difference of a feature, as a share of the largest feature; beyond it nothing is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,116 +281,36 @@ class DemoOptions(Options):
     """Seed of data, weights and views."""
 
 
-# --- what an options class says --------------------------------------------------------------------------------------
-@functools.lru_cache(maxsize=1)
-def _sentences() -> dict[str, dict[str, str]]:
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    classes = (n for n in tree.body if isinstance(n, ast.ClassDef))
-    return {n.name: {f.name: f.sentence for f in read_fields(n)} for n in classes}
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(Options):
+    """Run a paper's claim against its control and record it, or list the claims."""
+
+    name: str | None = dataclasses.field(default=None, kw_only=False)
+    """Claim to run; none lists them with what was recorded."""
+    data_folder: str | None = option(None, none="EYESPOT_DATA", word="PATH")
+    """Folder that holds the data sets that claims name."""
+    out: str = option("runs/reproduce", word="PATH")
+    """Folder of the runs; what is done there is not done again."""
+    seeds: int | None = option(None, low=1, none="all of the claim")
+    """Number of seeds; with fewer than the claim has, the record goes to --out."""
+    claims: str | None = option(None, none="reproductions", word="PATH")
+    """Folder of the claims, where records go too."""
+    listener: Callable[..., Any] | None = option(None, python_only=True)
+    """Called with each progress record."""
 
 
-@functools.cache
-def option_fields(cls: type) -> tuple[OptionField, ...]:
-    """The options of one command: the positional ones first, then in the order of the file, own before inherited."""
-    sentences: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        sentences |= _sentences().get(base.__name__, {})
-    fields = [_option(f, sentences.get(f.name, "")) for f in dataclasses.fields(cls)]
-    shared = {f.name for f in dataclasses.fields(DataOptions)}
-    return tuple(sorted(fields, key=lambda f: (not f.positional, f.default is not REQUIRED, f.name in shared)))
+PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "finetune")
 
 
-def _option(f: dataclasses.Field[Any], sentence: str) -> OptionField:
-    meta = f.metadata
-    return OptionField(
-        name=f.name,
-        annotation=str(f.type),
-        default=REQUIRED if f.default is dataclasses.MISSING else f.default,
-        sentence=sentence,
-        positional=not f.kw_only,
-        low=meta.get("low"),
-        above=meta.get("above"),
-        high=meta.get("high"),
-        none=meta.get("none", ""),
-        word=meta.get("word", ""),
-        many=meta.get("many", False),
-        python_only=meta.get("python_only", False),
-    )
-
-
-def build(cls: type[T], /, *positional: Any, **given: Any) -> T:
-    """An options object from the arguments of a Python function, with the command line's errors.
+def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The protocols of "knn,linear", of a list of names, or of both, each once.
 
     Raises:
-        UserError: for an unknown or missing option, a wrong value or one out of range.
+        UserError: for a name that does not exist, with the nearest.
     """
-    fields = option_fields(cls)
-    names = [f.name for f in fields]
-    places = [f.name for f in fields if f.positional]
-    if len(positional) > len(places):
-        raise UserError(f"{len(positional)} positional arguments are too many; it takes {', '.join(places)}.")
-    values = dict(zip(places, positional, strict=False)) | _renamed(given, names)
-    for f in fields:
-        if f.default is REQUIRED and values.get(f.name) in (None, ""):
-            raise UserError(f"{f.flag} is missing: {f.sentence[:1].lower()}{f.sentence[1:]}")
-    return cls(**values)
-
-
-def _renamed(given: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """`set` and `with` are accepted for `set_` and `with_`."""
-    values = {}
-    for key, value in given.items():
-        name = key if key in names or key + "_" not in names else key + "_"
-        if name not in names:
-            raise unknown("option", key, [n.rstrip("_") for n in names])
-        values[name] = value
-    return values
-
-
-# --- arguments of a method -------------------------------------------------------------------------------------------
-def pairs(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """`--set a=1 b=2` as {"a": "1", "b": "2"}; a dictionary as it is. The last of two equal keys counts."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    values = {}
-    for item in given:
-        key, equals, text = str(item).partition("=")
-        if not equals or not key:
-            raise UserError(f"--set takes key=value, not '{item}'.")
-        values[key.strip().replace("-", "_")] = text
-    return values
-
-
-def settings(
-    given: Mapping[str, Any] | Sequence[str], fields: Sequence[Field], owner: str, prefix: str = ""
-) -> dict[str, Any]:
-    """Values of a method's arguments, by their types.
-
-    Args:
-        given: key=value words, or a dictionary.
-        fields: the arguments that exist.
-        owner: whose arguments they are, for the message.
-        prefix: "hallucinator." reads the keys of one plug-in and leaves the others out; without a prefix keys with a
-            dot are left out.
-
-    Raises:
-        UserError: for an unknown key (with the nearest) or a value that does not fit (with what is valid).
-    """
-    known = {f.name: f for f in fields}
-    values = {}
-    for full, value in pairs(given).items():
-        head, dot, tail = full.rpartition(".")
-        if head + dot != prefix:
-            continue
-        if tail not in known:
-            raise _unknown_setting(tail, known, owner)
-        values[tail] = check(value, known[tail].annotation, f"--set {full}")
-    return values
-
-
-def _unknown_setting(key: str, known: Mapping[str, Field], owner: str) -> UserError:
-    flags = {f.name: f.flag for f in option_fields(PretrainOptions)}
-    if key in flags:
-        return UserError(f"'{key}' is not an argument of {owner} but an option: use {flags[key]} {key.upper()}.")
-    hint = nearest(key, known) if known else "it has none."
-    return UserError(f"{owner} has no argument '{key}'; {hint}")
+    words = [given] if isinstance(given, str) else list(given)
+    names = [name.strip().replace("-", "_") for word in words for name in str(word).split(",") if name.strip()]
+    for name in names:
+        if name not in PROTOCOLS:
+            raise unknown("protocol", name, PROTOCOLS)
+    return tuple(dict.fromkeys(names))

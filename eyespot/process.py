@@ -95,6 +95,16 @@ def all_mean(x: Tensor) -> Tensor:
     return all_sum(x) / world_size()
 
 
+def all_max(*numbers: int) -> list[int]:
+    """Each number's largest over the processes: how they agree on what to do next. Waits for the device."""
+    if world_size() == 1:
+        return list(numbers)
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
+    largest = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return [int(n) for n in largest.tolist()]
+
+
 def global_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """The mean over the global batch of `values` where `mask` is true, when processes hold different counts.
 

@@ -48,19 +48,24 @@ def read_golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 # --- evidence: which methods' recorded numbers were reproduced ------------------------------------------------------
 EVIDENCE = ROOT / "eyespot" / "methods" / "evidence.json"
-SHARED_NUMBERS = {
+SHARED_NUMBERS: dict[str, tuple[str, ...]] = {
     "simclr": ("joint_embedding_bases__losses", "loss_simclr"),
     "moco_v2": ("joint_embedding_bases__losses", "loss_moco"),
     "byol": ("joint_embedding_bases__losses", "loss_byol_one_direction"),
     "barlow_twins": ("joint_embedding_bases__losses", "loss_barlow"),
     "dino": ("joint_embedding_bases__losses", "loss_dino"),
+    "moco_v3": ("joint_embedding_bases__losses", "loss_mocov3_one_direction"),
+    "simsiam": ("joint_embedding_bases__losses", "loss_simsiam_one_direction"),
+    "swav": ("joint_embedding_bases__losses", "loss_swav", "sinkhorn1", "sinkhorn2"),
+    "vicreg": ("joint_embedding_bases__losses", "loss_vicreg", "loss_vicreg_inv", "loss_vicreg_var", "loss_vicreg_cov"),
+    "w_mse": ("joint_embedding_bases__losses", "loss_wmse_on_given", "whitened_z1"),
     "mae": ("masked_bases__losses", "mae_loss"),
     "simmim": ("masked_bases__losses", "sim_loss"),
     "i_jepa": ("masked_bases__losses", "ij_loss"),
-    "ibot": ("masked_bases__losses", "ib_loss_patch"),
+    "ibot": ("masked_bases__losses", "ib_loss_cls", "ib_loss_patch", "ib_center_new", "ib_center2_new"),
     "dinov2": ("masked_bases__losses", "koleo"),
 }
-"""The array that is a method's in a set of several methods; other sets carry their method's name: METHOD__WHAT."""
+"""A set of several methods, and what in it is this method's; other sets carry their method's name: METHOD__WHAT."""
 Numbers = set[tuple[str, str]]
 read_by_test = pytest.StashKey[Numbers]()
 agreed, failed = pytest.StashKey[Numbers](), pytest.StashKey[Numbers]()
@@ -97,7 +102,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def numbers_of(method: str) -> Numbers:
     """All recorded arrays that are a method's."""
-    found = {SHARED_NUMBERS[method]} if method in SHARED_NUMBERS else set()
+    shared, *keys = SHARED_NUMBERS.get(method, ("",))
+    found = {(shared, key) for key in keys}
     for path in golden_folder().glob(f"{method}__*.npz"):
         found |= {(path.stem, key) for key in read_golden(path.stem)[0]}
     return found

@@ -6,21 +6,21 @@ import dataclasses
 
 import pytest
 
+from eyespot.declare import build, option_fields
 from eyespot.errors import UserError
 from eyespot.fields import REQUIRED, Field
 from eyespot.options import (
     AdaptOptions,
+    CompareOptions,
     DemoOptions,
     EmbedOptions,
     EvaluateOptions,
     MethodsOptions,
     PretrainOptions,
-    build,
-    option_fields,
-    settings,
 )
+from eyespot.settings import settings
 
-ALL = [PretrainOptions, AdaptOptions, EvaluateOptions, EmbedOptions, MethodsOptions, DemoOptions]
+ALL = [PretrainOptions, AdaptOptions, EvaluateOptions, CompareOptions, EmbedOptions, MethodsOptions, DemoOptions]
 FIELDS = [
     Field("temperature", "float", 0.5, ""),
     Field("layers", "tuple[int, ...]", (1, 2), ""),
@@ -78,6 +78,24 @@ def test_a_wrong_option_is_a_user_error(given, named):
 def test_too_many_positional_arguments():
     with pytest.raises(UserError, match="2 positional"):
         build(PretrainOptions, "simclr", "photos/", out="y")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("knn", ("knn",)),
+        ("knn,linear", ("knn", "linear")),
+        (["low-shot, knn", "retrieval", "knn"], ("low_shot", "knn", "retrieval")),
+    ],
+)
+def test_protocols_by_comma_and_by_list(given, names):
+    assert build(EvaluateOptions, "runs/a", data="x", protocol=given).protocols == names
+    assert build(CompareOptions, ["runs/a"], protocol=given).protocols == names
+
+
+def test_compare_takes_one_run_or_several():
+    assert build(CompareOptions, "runs/a").folders == ["runs/a"]
+    assert build(CompareOptions, ["runs/a", "runs/b"]).folders == ["runs/a", "runs/b"]
 
 
 def test_options_are_frozen():

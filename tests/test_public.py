@@ -15,7 +15,10 @@ def test_version_is_the_package_s():
     assert eyespot.__version__.count(".") == 2
 
 
-@pytest.mark.parametrize("name", ["pretrain", "adapt", "evaluate", "embed", "methods", "backbone", "Run"])
+NAMES = ["pretrain", "adapt", "evaluate", "compare", "embed", "export", "methods", "backbone", "Run"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_public_names_are_callable_before_and_after_their_modules_are_imported(name):
     assert callable(getattr(eyespot, name))
     module = eyespot.PUBLIC[name].partition(":")[0]

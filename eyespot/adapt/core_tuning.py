@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from eyespot.draws import Draws, ensure
 from eyespot.errors import UserError
@@ -53,6 +53,8 @@ class CoreTuningConfig(MethodConfig):
     """Smallest share of the random partner in a semi-hard negative."""
     out: int = 256
     """Width of the embedding that is contrasted; the hidden layer is as wide as the features."""
+    mix: bool = True
+    """Whether mixtures are added; without them, and with eta=0, it is plain fine-tuning by cross entropy."""
     mining: Literal["paper", "code"] = "paper"
     """Hard positives by the paper, or as the released code finds them."""
     normalisation: Literal["paper", "code"] = "paper"
@@ -115,17 +117,25 @@ class CoreTuning(Adapter):
         draws = ensure(draws, len(views["view"]), views["view"].device)
         # pairs are mined and mixed in the global batch, the same on every process
         features, labels = gather(self.backbone(views["view"])), gather(views["label"])
-        negative, positive = (gather(draws.beta(name, c.alpha, c.alpha)) for name in ("negative", "positive"))
-        order = draws.permutation("partner", len(features))
-        mixed, soft = core_mixtures(features, labels, self.info.classes, order, negative, positive, c.floor, c.mining)
-        if c.detach:
-            mixed = torch.cat([mixed[: len(features)].detach(), mixed[len(features) :]])
+        mixed, soft = self._mixed(features, labels, draws)
         logits = self.classifier(mixed)
         z = normalize(self.contrastor(mixed), dim=1)
         contrast = focal_supervised_contrast(z, label_groups(soft), c.temperature, c.normalisation)
         right = logits[: len(features)].argmax(1) == labels
         self.watch = {"train_top1": 100 * right.float().mean()}
         return {"cross_entropy": soft_cross_entropy(logits, soft), "contrast": c.eta * contrast}
+
+    def _mixed(self, features: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Rows [R, D] that the losses see and their soft labels [R, classes]; the first B rows are the features."""
+        c = self.config
+        if not c.mix:
+            return features, one_hot(labels, self.info.classes).to(features.dtype)
+        negative, positive = (gather(draws.beta(name, c.alpha, c.alpha)) for name in ("negative", "positive"))
+        order = draws.permutation("partner", len(features))
+        mixed, soft = core_mixtures(features, labels, self.info.classes, order, negative, positive, c.floor, c.mining)
+        if c.detach:
+            mixed = torch.cat([mixed[: len(features)].detach(), mixed[len(features) :]])
+        return mixed, soft
 
     def predict(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.classifier(self.backbone(inputs))

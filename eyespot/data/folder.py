@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from eyespot.data.hub import open_saved
+from eyespot.data.names import Files
 from eyespot.data.parquet import ParquetSource
 from eyespot.data.picture import SUFFIXES
-from eyespot.data.sources import PARQUET, EncodedSource, Source, numbered
+from eyespot.data.sources import SQUEEZED, EncodedSource, Source, no_split, numbered
+from eyespot.data.tree import Tree, scan
+from eyespot.data.webdataset import TarSource
 from eyespot.errors import UserError, nearest
 
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "unlabeled", "extra")
 """Names that mark a part of a data set rather than a class."""
 TRAIN = ("train", "training")
-SKIPPED = frozenset(("__MACOSX", "__pycache__"))
 
 
 class FileSource(EncodedSource):
@@ -30,7 +32,7 @@ class FileSource(EncodedSource):
 
     def __init__(
         self,
-        files: list[str],
+        files: Sequence[str],
         *,
         name: str = "",
         labels: np.ndarray | None = None,
@@ -42,7 +44,9 @@ class FileSource(EncodedSource):
         return len(self.files)
 
     def path(self, i: int) -> str:
-        return self.files[i]
+        """The file; bytes of its name that are no UTF-8 as "\\xe9", so that any text file can hold it."""
+        name = self.files[i]
+        return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     def raw(self, i: int) -> Path:
         return Path(self.files[i])
@@ -52,101 +56,60 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-@dataclass
-class Tree:
-    """What lies below a folder: paths relative to it, sorted, with "/" between parts."""
-
-    pictures: list[str] = field(default_factory=list)
-    parquet: list[str] = field(default_factory=list)
-    other: Counter[str] = field(default_factory=Counter)
-    """Files of other kinds by suffix."""
-
-
-def scan(root: Path) -> Tree:
-    """All files below a folder. Hidden files and folders are left out; links to folders are followed, each real
-    folder once, real ones first, so that loops end and no picture is listed twice."""
-    tree, seen = Tree(), set()
-    waiting, links = [(root, "")], []
-    while waiting or links:
-        folder, prefix = waiting.pop() if waiting else links.pop(0)
-        try:
-            key = os.stat(folder)
-            if (key.st_dev, key.st_ino) in seen:
-                continue
-            seen.add((key.st_dev, key.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda e: e.name)
-        except OSError as error:
-            raise UserError(f"Cannot read the folder {folder}: {error.strerror}; mend its permissions.") from error
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in SKIPPED:
-                continue
-            if entry.is_dir():
-                (links if entry.is_symlink() else waiting).append((Path(entry.path), f"{prefix}{entry.name}/"))
-            elif entry.is_file() or entry.is_symlink():  # a dangling link is listed, and reported when it is read
-                _sort_in(tree, prefix + entry.name)
-    tree.pictures.sort()
-    tree.parquet.sort()
-    return tree
-
-
-def _sort_in(tree: Tree, name: str) -> None:
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix in SUFFIXES:
-        tree.pictures.append(name)
-    elif suffix in PARQUET:
-        tree.parquet.append(name)
-    else:
-        tree.other[suffix or "no suffix"] += 1
-
-
-def class_folders(pictures: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels by folder, when the folders are classes: every picture exactly one level down, in at least two folders
-    that are not named as splits. Otherwise there are no labels."""
-    parts = [name.split("/") for name in pictures]
-    names = sorted({p[0] for p in parts})
-    if len(names) < 2 or any(len(p) != 2 for p in parts) or all(n.lower() in SPLITS for n in names):
+def class_folders(files: Files, below: str = "") -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels by folder, when the folders are classes: every picture exactly one level below `below`, in at least two
+    folders that are not named as splits. Otherwise there are no labels."""
+    numbers = files.numbers()
+    used = np.unique(numbers).tolist()
+    folders = {k: files.folders[k][len(below) :] for k in used}
+    names = sorted(f[:-1] for f in folders.values())
+    if len(names) < 2 or any(f.count("/") != 1 for f in folders.values()) or all(n.lower() in SPLITS for n in names):
         return None, ()
     number = {name: k for k, name in enumerate(names)}
-    return np.array([number[p[0]] for p in parts], np.int64), tuple(names)
+    table = np.full(max(used) + 1, -1, np.int64)
+    table[used] = [number[folder[:-1]] for folder in folders.values()]
+    return table[numbers], tuple(names)
 
 
 def open_folder(root: Path, split: str | None, image_column: str | None, label_column: str | None) -> Source:
-    """Pictures below a folder, or its Parquet files when it holds no picture."""
+    """Pictures below a folder, or its Parquet files when it holds no picture, or its tars when it holds neither."""
     tree = scan(root)
+    name = str(root) + (f":{split}" if split else "")
     if tree.pictures:
         return _pictures(root, tree.pictures, split)
-    if not tree.parquet:
-        raise _nothing(root, tree)
-    files, rest = _parquet_split(root, tree.parquet, split)
-    return ParquetSource(
-        [root / f for f in files],
-        split=rest,
-        image_column=image_column,
-        label_column=label_column,
-        name=str(root) + (f":{split}" if split else ""),
-    )
+    if tree.parquet:
+        files, rest = _split_files(root, tree.parquet, split)
+        return ParquetSource(
+            [root / f for f in files], split=rest, image_column=image_column, label_column=label_column, name=name
+        )
+    if tree.tars:
+        files, rest = _split_files(root, tree.tars, split)
+        no_split(rest, "this set of tars")
+        return TarSource([root / f for f in files], image_column=image_column, label_column=label_column, name=name)
+    if (tree.arrow and (root / "state.json").is_file()) or (root / "dataset_dict.json").is_file():
+        return open_saved(root, split, image_column, label_column)
+    raise _nothing(root, tree)
 
 
-def _pictures(root: Path, pictures: list[str], split: str | None) -> Source:
-    parts = sorted({name.split("/")[0] for name in pictures if "/" in name})
-    marked = len(parts) > 0 and all("/" in n for n in pictures) and all(p.lower() in SPLITS for p in parts)
+def _pictures(root: Path, files: Files, split: str | None) -> Source:
+    folders = list(files.folders)
+    parts = sorted({name.split("/")[0] for name in folders if name})
+    marked = len(parts) > 0 and "" not in folders and all(p.lower() in SPLITS for p in parts)
     if split is None and marked:
         split = next((p for p in parts if p.lower() in TRAIN), None)
     if split in (None, "all"):
-        labels, names = class_folders(pictures)
-        return FileSource([str(root / p) for p in pictures], name=str(root), labels=labels, class_names=names)
-    chosen = [name[len(split) + 1 :] for name in pictures if name.startswith(f"{split}/")]
-    if not chosen:
+        labels, names = class_folders(files)
+        return FileSource(files, name=str(root), labels=labels, class_names=names)
+    chosen = files.below(f"{split}/")
+    if not len(chosen):
         found = nearest(split, parts) if parts else "it has no folders; leave the split out."
         raise UserError(f"There is no folder '{split}' with pictures in {root}; {found}")
-    labels, names = class_folders(chosen)
-    files = [str(root / split / p) for p in chosen]
-    return FileSource(files, name=f"{root}:{split}", labels=labels, class_names=names)
+    labels, names = class_folders(chosen, f"{split}/")
+    return FileSource(chosen, name=f"{root}:{split}", labels=labels, class_names=names)
 
 
 def _split_of(file: str) -> str | None:
-    """The split that a Parquet file is named for: train-00000-of-00005.parquet, data/test.parquet, val/0000.parquet."""
+    """The split that a file is named for: train-00000-of-00005.parquet, data/test.parquet, val/0000.tar."""
     path = PurePosixPath(file)
     stem = path.stem.lower()
     for word in (stem, stem.split("-")[0], stem.split("_")[0], *(p.lower() for p in reversed(path.parts[:-1]))):
@@ -156,7 +119,7 @@ def _split_of(file: str) -> str | None:
     return head if mark and "-of-" in stem else None
 
 
-def _parquet_split(root: Path, files: list[str], split: str | None) -> tuple[list[str], str | None]:
+def _split_files(root: Path, files: list[str], split: str | None) -> tuple[list[str], str | None]:
     """The files of a split, and the split that is still to be found in a column."""
     by_name = {f: _split_of(f) for f in files}
     marked = sorted({s for s in by_name.values() if s})
@@ -175,10 +138,15 @@ def _parquet_split(root: Path, files: list[str], split: str | None) -> tuple[lis
 
 def _nothing(root: Path, tree: Tree) -> UserError:
     if not tree.other:
-        return UserError(f"The folder {root} is empty; give one that holds pictures or Parquet files.")
+        return UserError(f"The folder {root} is empty; give one that holds pictures, Parquet files or tars.")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in tree.other.most_common(3))
+    if SQUEEZED & tree.other.keys():
+        return UserError(
+            f"The folder {root} holds no picture but compressed files ({kinds}), and samples are read in any order; "
+            "unpack them, and keep tars plain."
+        )
     return UserError(
-        f"The folder {root} holds no picture and no Parquet file, only other files ({kinds}); "
+        f"The folder {root} holds no picture, no Parquet file and no tar, only other files ({kinds}); "
         "give a folder with pictures such as .jpg, .png, .tif or .npy."
     )
 

@@ -71,7 +71,7 @@ class Data:
             whole. For large photographs: a third of the time and a fraction of the memory, and softer small crops.
 
     Attributes:
-        bad: {path: reason} of the bad files met so far, in workers too.
+        bad: {path: reason} of the bad files met so far, in workers too, and of what the source refused.
 
     Raises:
         UserError: there are no samples, or more than `max_bad` of them are bad.
@@ -96,7 +96,7 @@ class Data:
         self.plan: Plan | None = {"short_side": short_side} if short_side else None
         self.workers = min(MOST_WORKERS, max(1, cores() // world_size())) if workers is None else workers
         self.cache_bytes = cache_budget(world_size()) if cache_bytes is None else cache_bytes
-        self.bad: dict[str, str] = {}
+        self.bad: dict[str, str] = dict(source.refused)
         self._bad_rows: dict[int, str] = {}
         self._cache: PictureCache | None = None
         with quiet():
@@ -114,6 +114,11 @@ class Data:
             with quiet():
                 self._shapes = self._probe()
         return larger
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """(channels, height, width, more than 8 bits) of some evenly spaced samples, as they are decoded."""
+        return self._shapes
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -1,17 +1,17 @@
 """Parquet files as the Hugging Face hub exports a data set: encoded pictures in a column, with an optional label.
 
 The picture column holds bytes, or a struct {bytes, path}. Small columns are read at once. The pictures stay encoded:
-in memory when they are few, else copied once, uncompressed, into a file that is mapped into memory, because a row
-inside a Parquet file cannot be reached without decoding the hundreds of rows around it.
+in memory when they are few, else copied once, uncompressed and one row group at a time, into a file that is mapped into
+memory, because a row inside a Parquet file cannot be reached without decoding the hundreds of rows around it. Of
+several processes on a machine one makes the copy. Files are opened one after the other, so that there may be thousands.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ import pyarrow.parquet as pq
 from eyespot.data.decode import BadFile
 from eyespot.data.memory import cache_budget
 from eyespot.data.sources import EncodedSource, numbered
+from eyespot.data.stored import alone_on_this_machine, cache_folder
 from eyespot.errors import UserError, nearest
+from eyespot.process import world_size
+from eyespot.runs import replacing
 
 LABELS = ("label", "labels", "fine_label", "class", "class_name", "category", "target")
 """Names of columns that are taken for labels, the first that exists."""
@@ -35,8 +38,11 @@ class ParquetSource(EncodedSource):
         files: the files, all with the same columns.
         split: keep rows whose column `split` has this value; None or "all" keeps every row.
         image_column, label_column: None finds them.
-        memory: most bytes of encoded pictures held in memory; more are mapped from a file in `$EYESPOT_CACHE`
-            (else ~/.cache/eyespot).
+        memory: most bytes of encoded pictures held in memory; more are mapped from a file in the cache (stored.py
+            says where). None: a share of the free memory.
+
+    Raises:
+        UserError: a file is damaged or has other columns than the first, there is no column of pictures, or no row.
     """
 
     def __init__(
@@ -51,17 +57,16 @@ class ParquetSource(EncodedSource):
     ):
         self.files = files
         self.name = name or str(files[0]) + (f":{split}" if split else "")
-        self.memory = cache_budget() if memory is None else memory
-        opened = [_open(f) for f in files]
-        schema = opened[0].schema_arrow
+        self.memory = cache_budget(world_size()) if memory is None else memory
+        schema = _open(files[0]).schema_arrow
         features = _features(schema)
         self.column = _image_column(files[0], schema, features, image_column)
         label = _label_column(files[0], schema, label_column)
-        for file, parquet in zip(files, opened, strict=True):
-            _need(file, parquet.schema_arrow, [self.column, *([label] if label else [])])
-        self._ends = np.cumsum([parquet.metadata.num_rows for parquet in opened])
-        self.rows = self._chosen(opened, split)
-        self._labels(opened, label, features)
+        self._ends, self._bytes = self._measure([self.column, *([label] if label else [])])
+        self.rows = self._chosen(schema, split)
+        if not len(self.rows):
+            raise UserError(f"{self.name} has no rows.")
+        self._labels(label, features)
         self._chunks: list[Any] | None = None
         self._starts = np.zeros(0, np.int64)
 
@@ -92,10 +97,19 @@ class ParquetSource(EncodedSource):
 
     def prepare(self) -> None:
         if self._chunks is None:
-            size = sum(_stored_bytes(_open(f), self.column) for f in self.files)
-            self._chunks = list(self._read()) if size <= self.memory else _mapped(self._spill())
+            self._chunks = list(self._read()) if self._bytes <= self.memory else self._copy()
             lengths = [len(c) for c in self._chunks]
             self._starts = np.cumsum([0, *lengths[:-1]])
+
+    def _measure(self, columns: list[str]) -> tuple[np.ndarray, int]:
+        """Rows up to the end of each file int64 [files], and the bytes of the pictures in all of them."""
+        rows, size = [], 0
+        for file in self.files:
+            parquet = _open(file)
+            _need(file, parquet.schema_arrow, columns)
+            rows.append(parquet.metadata.num_rows)
+            size += _stored_bytes(parquet, self.column)
+        return np.cumsum(rows), size
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_chunks": None}  # a worker that is not forked opens the files itself
@@ -110,52 +124,78 @@ class ParquetSource(EncodedSource):
                     raise _unreadable(file, error) from error
                 yield from column.chunks
 
-    def _spill(self) -> Path:
-        """The pictures as an uncompressed Arrow file, written once for these files."""
+    def _copy(self) -> list[Any]:
+        """The pictures, mapped from an uncompressed Arrow file that is written once for these files."""
         stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         key = hashlib.blake2b(json.dumps([stats, self.column]).encode(), digest_size=12).hexdigest()
-        folder = Path(os.environ.get("EYESPOT_CACHE") or Path.home() / ".cache" / "eyespot")
-        target = folder / f"{key}.arrow"
-        if target.exists():
-            return target
-        part = target.with_suffix(f".{os.getpid()}.part")
+        target = cache_folder() / f"{key}.arrow"
+        chunks = self._whole(target)
+        if chunks is not None:
+            return chunks
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            kind = _open(self.files[0]).schema_arrow.field(self.column).type
-            schema = pa.schema([pa.field("image", kind)])
-            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for chunk in self._read():
-                    writer.write_batch(pa.record_batch([chunk.cast(kind)], schema=schema))
-            os.replace(part, target)
+            with alone_on_this_machine(target):
+                if self._whole(target) is None:  # another process may have made it meanwhile
+                    self._write(target)
+                chunks = self._whole(target)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink()
             raise UserError(
-                f"Cannot copy the pictures of {self.name} to {folder} ({error}); "
+                f"Cannot copy the pictures of {self.name} to {target.parent} ({error}); "
                 "set EYESPOT_CACHE to a folder with room."
             ) from error
-        return target
+        if chunks is None:
+            raise UserError(f"The copy of {self.name} in {target} cannot be read; delete it and start again.")
+        return chunks
 
-    def _chosen(self, opened: list[Any], split: str | None) -> np.ndarray:
+    def _whole(self, target: Path) -> list[Any] | None:
+        """The chunks of a copy; None where there is none with every row."""
+        try:
+            chunks = pa.ipc.open_file(pa.memory_map(str(target))).read_all().column(0).chunks
+        except (pa.ArrowException, OSError):
+            return None
+        return chunks if sum(map(len, chunks)) == self._ends[-1] else None
+
+    def _write(self, target: Path) -> None:
+        free = shutil.disk_usage(target.parent).free
+        if free < self._bytes:
+            raise OSError(f"{self._bytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
+        kind = _open(self.files[0]).schema_arrow.field(self.column).type
+        schema = pa.schema([pa.field("image", kind)])
+        with replacing(target) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for chunk in self._read():
+                writer.write_batch(pa.record_batch([chunk.cast(kind)], schema=schema))
+
+    def _chosen(self, schema: Any, split: str | None) -> np.ndarray:
         if split in (None, "all"):
             return np.arange(int(self._ends[-1]))
-        if "split" not in opened[0].schema_arrow.names:
+        if "split" not in schema.names:
             raise UserError(
                 f"There is no split '{split}' in {self.name}, it has no column 'split'; leave the split out."
             )
-        values = _column(opened, "split")
+        values = self._column("split")
         rows = np.array([k for k, value in enumerate(values) if str(value) == split], np.int64)
         if not len(rows):
             found = sorted({str(v) for v in values})[:20]
             raise UserError(f"There is no split '{split}' in {self.name}; {nearest(str(split), found)}")
         return rows
 
-    def _labels(self, opened: list[Any], label: str | None, features: dict[str, Any]) -> None:
+    def _column(self, name: str) -> list[Any]:
+        """A small column of all rows."""
+        values: list[Any] = []
+        for file in self.files:
+            parquet = _open(file)
+            _need(file, parquet.schema_arrow, [name])
+            try:
+                values += parquet.read(columns=[name]).column(0).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(file, error) from error
+        return values
+
+    def _labels(self, label: str | None, features: dict[str, Any]) -> None:
         if label is None:
             return
         known = tuple(str(n) for n in features.get(label, {}).get("names") or ())
         # numbered over every row, so that the splits of one file agree
-        labels, names = numbered(_column(opened, label), known)
+        labels, names = numbered(self._column(label), known)
         if labels is not None and (labels[self.rows] >= 0).any():
             self.labels, self.class_names = labels[self.rows], names
 
@@ -169,18 +209,6 @@ def _open(file: Path) -> Any:
 
 def _unreadable(file: Path, error: Exception) -> UserError:
     return UserError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.")
-
-
-def _mapped(file: Path) -> list[Any]:
-    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    return table.column(0).chunks
-
-
-def _column(opened: list[Any], name: str) -> list[Any]:
-    try:
-        return [value for parquet in opened for value in parquet.read(columns=[name]).column(0).to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"The column '{name}' cannot be read: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
 def _stored_bytes(parquet: Any, column: str) -> int:

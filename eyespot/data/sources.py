@@ -4,6 +4,9 @@
     a text list           one path a line, with an optional label after a tab (folder.py)
     one picture           (folder.py)
     a Parquet file, or a folder of them, as the Hugging Face hub exports a data set (parquet.py)
+    a tar, or a folder of them, in the form of WebDataset (webdataset.py)
+    a pattern of Parquet files or tars, "shards/train-{000000..000099}.tar" (patterns.py)
+    a `datasets.Dataset` of the Hugging Face library, or the folder that it was saved to (hub.py)
     a map-style PyTorch data set, or any sequence of pictures (dataset.py)
     scenes:train, scenes:test    the rendered demo data (scenes.py)
 
@@ -13,16 +16,22 @@ A data set that marks its splits is told which by `split=`, or by the name after
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from eyespot.data.decode import decode, shape_of
+from eyespot.data.patterns import expand
 from eyespot.errors import UserError, nearest
 
 PARQUET = frozenset((".parquet", ".pq"))
+TARS = frozenset((".tar",))
+SQUEEZED = frozenset((".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z"))
+"""Compressed: nothing in them can be read without reading all that comes before."""
 LISTS = frozenset((".txt", ".lst", ".list", ".tsv"))
 Shape = tuple[int, int, int, bool]
 
@@ -36,6 +45,8 @@ class Source(ABC):
     """int64 [n], -1 where a sample has none; None when no sample has a label."""
     threads: bool = True
     """Whether `load` may be called from several threads at once."""
+    refused: Mapping[str, str] = MappingProxyType({})
+    """{path: reason} of what is no sample because it could not be trusted or read: listed with the bad files."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -114,7 +125,8 @@ def open_source(
         data: a path (see the head of this file), `scenes:train`, a map-style data set, or a Source.
         split: which part of a data set that marks parts by folder, by file name or in a `split` column; "all" takes
             every part. Without it: the training part where folders or files are named so, else every sample.
-        image_column, label_column: columns of Parquet files, or keys of samples that are dictionaries.
+        image_column, label_column: columns of Parquet files and of the Hugging Face library, endings of the members of
+            tars (a label also as a key of their .json), or keys of samples that are dictionaries.
 
     Raises:
         UserError: there is nothing to read, with the reason and the remedy.
@@ -122,10 +134,7 @@ def open_source(
     if isinstance(data, Source):
         return data
     if not isinstance(data, str | Path):
-        from eyespot.data.dataset import DatasetSource
-
-        _no_split(split, "a data set object")
-        return DatasetSource(data, image_key=image_column, label_key=label_column)
+        return _open_object(data, split, image_column, label_column)
     if not str(data).strip():
         raise UserError("The data path is empty; give a folder, a text list or a Parquet file.")
     path = Path(data).expanduser()
@@ -137,29 +146,61 @@ def open_source(
             path, split = Path(front).expanduser(), back
     if not path.exists() and str(data) == "scenes":
         return _scenes(split or "train")
+    if not path.exists() and "{" in str(data):
+        return _open_files(str(data), expand(str(data)), split, image_column, label_column)
     if not path.exists():
         raise _missing(path)
     return _open_path(path, split, image_column, label_column)
 
 
+def _open_object(data: Any, split: str | None, image_column: str | None, label_column: str | None) -> Source:
+    from eyespot.data.dataset import DatasetSource
+    from eyespot.data.hub import is_hub, open_hub
+
+    if is_hub(data):
+        return open_hub(data, split, image_column, label_column)
+    no_split(split, "a data set object")
+    return DatasetSource(data, image_key=image_column, label_key=label_column)
+
+
 def _open_path(path: Path, split: str | None, image_column: str | None, label_column: str | None) -> Source:
     from eyespot.data.folder import FileSource, is_picture, open_folder, read_list
-    from eyespot.data.parquet import ParquetSource
 
     if path.is_dir():
         return open_folder(path, split, image_column, label_column)
     suffix = path.suffix.lower()
-    if suffix in PARQUET:
-        return ParquetSource([path], split=split, image_column=image_column, label_column=label_column)
+    if suffix in PARQUET | TARS:
+        return _open_files(str(path), [path], split, image_column, label_column)
     if suffix in LISTS:
-        _no_split(split, "a text list")
+        no_split(split, "a text list")
         return read_list(path)
     if is_picture(path.name):
-        _no_split(split, "one picture")
+        no_split(split, "one picture")
         return FileSource([str(path)], name=path.name)
+    if suffix in SQUEEZED:
+        raise UserError(f"{path} is compressed, and samples are read in any order; unpack it, and keep a tar plain.")
     raise UserError(
-        f"{path} is neither a folder, a picture, a Parquet file ({', '.join(sorted(PARQUET))}) nor a text list "
+        f"{path} is neither a folder, a picture, a Parquet file ({', '.join(sorted(PARQUET))}), a tar nor a text list "
         f"({', '.join(sorted(LISTS))}); give one of these."
+    )
+
+
+def _open_files(
+    name: str, files: list[Path], split: str | None, image_column: str | None, label_column: str | None
+) -> Source:
+    """Parquet files, or tars."""
+    from eyespot.data.parquet import ParquetSource
+    from eyespot.data.webdataset import TarSource
+
+    kinds = {f.suffix.lower() for f in files}
+    if kinds <= PARQUET:
+        name += f":{split}" if split else ""
+        return ParquetSource(files, split=split, image_column=image_column, label_column=label_column, name=name)
+    if kinds <= TARS:
+        no_split(split, "a tar")
+        return TarSource(files, image_column=image_column, label_column=label_column, name=name)
+    raise UserError(
+        f"The files of the pattern {name} are {', '.join(sorted(kinds))}; all must be .tar, or all .parquet."
     )
 
 
@@ -172,7 +213,7 @@ def _scenes(split: str) -> Source:
     return DatasetSource(SceneDataset(split=split), name=f"scenes:{split}")
 
 
-def _no_split(split: str | None, what: str) -> None:
+def no_split(split: str | None, what: str) -> None:
     if split not in (None, "all"):
         raise UserError(f"There is no split '{split}', because {what} has no splits; leave the split out.")
 

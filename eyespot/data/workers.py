@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,21 @@ def decode_ahead(
         sampler=_Order(requests),
         num_workers=workers,
         collate_fn=_same,
+        worker_init_fn=_leave_signals,
         prefetch_factor=2,
         generator=torch.Generator(),  # the loader would take a number from the global one: a resumed run would differ
     )
     for packed in loader:
         yield _unpack(packed)
+
+
+def _leave_signals(worker: int) -> None:
+    """Schedulers and Ctrl-C signal a whole group of processes, and the run still needs batches to end its step: what is
+    meant for the run leaves its workers alone. A second SIGTERM ends a worker that does not end by itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _Order:

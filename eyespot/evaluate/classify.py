@@ -40,18 +40,25 @@ def accuracy(
     started = time.perf_counter()
     training = method.training
     method.eval()
-    scores = []
-    for batch in data.stream(np.array_split(np.arange(len(data)), max(1, len(data) // batch_size))):
-        pixels = clean(batch["image"], method.config.image_size).to(device)
-        scores.append(method.predict(pixels).float().cpu())
+    like = next((p for p in method.parameters() if p.is_floating_point()), torch.empty(0))
+    scores, index = [], []
+    batches = np.array_split(np.arange(len(data)), max(1, len(data) // batch_size))
+    for batch in data.stream(batches, replace=False):  # a bad picture is left out: another has another label
+        if len(batch["index"]):
+            pixels = clean(batch["image"], method.config.image_size).to(device, like.dtype)
+            scores.append(method.predict(pixels).float().cpu())
+            index.append(batch["index"])
     method.train(training)
-    top1, top5 = (top_k_accuracy(torch.cat(scores), torch.from_numpy(labels), k) for k in (1, 5))
+    if not index:
+        raise UserError(f"No picture of '{data.source.name}' can be read, so accuracy cannot be measured.")
+    known = torch.from_numpy(labels)[torch.cat(index)]
+    top1, top5 = (top_k_accuracy(torch.cat(scores), known, k) for k in (1, 5))
     return {
         "protocol": "classify",
         "version": VERSION,
         "top1": top1,
         "top5": top5,
-        "n_test": len(data),
+        "n_test": len(known),
         "classes": len(class_names),
         "seconds": round(time.perf_counter() - started, 3),
     }

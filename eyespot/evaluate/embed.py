@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from eyespot.data.loader import Data
+from eyespot.declare import build
 from eyespot.errors import UserError
-from eyespot.evaluate.evaluate import open_data
 from eyespot.evaluate.features import METADATA, Embedded, is_embeddings, stream
 from eyespot.evaluate.models import Model, channels_of, open_model
-from eyespot.options import EmbedOptions, build
+from eyespot.evaluate.samples import open_data
+from eyespot.options import EmbedOptions
 from eyespot.runs import replacing
 from eyespot.train.launch import resolve_device
 

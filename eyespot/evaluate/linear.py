@@ -165,12 +165,12 @@ def run(
         seed: draws the validation part of the training samples.
         device: where the fit runs.
     """
-    with _threads(train.numel() * classes):
+    with few_threads(train.numel() * classes):
         return _run(train.to(device), train_labels.to(device), test.to(device), test_labels.to(device), classes, seed)
 
 
 @contextmanager
-def _threads(work: int) -> Iterator[None]:
+def few_threads(work: int) -> Iterator[None]:
     """One thread for small work: starting several for each of hundreds of short products takes longer than they do."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if work < SMALL else before)

@@ -1,4 +1,4 @@
-"""Contrastive losses: InfoNCE with explicit positives and negatives, NT-Xent, InfoNCE against a queue.
+"""Contrastive losses: InfoNCE with explicit pairs, NT-Xent, InfoNCE against a queue or a batch of keys.
 
 Pure functions of one global batch: a method gathers its embeddings before it calls them.
 """
@@ -128,3 +128,20 @@ def moco(
         logits.append(torch.einsum("bd,bsd->bs", q, extra_negatives))
     positive = torch.zeros(len(q), dtype=torch.long, device=q.device)
     return F.cross_entropy(torch.cat(logits, dim=1) / temperature, positive)
+
+
+@full_precision
+def moco_v3(query: Tensor, keys: Tensor, positives: Tensor, temperature: float = 0.2) -> Tensor:
+    """InfoNCE of each query against the keys of a whole batch, times 2 T (Chen, Xie and He 2021, MoCo v3, algorithm 1).
+
+    Args:
+        query: [B, D], normalised here.
+        keys: [N, D], normalised here; targets, no gradient flows into them.
+        positives: int64 [B], the row of `keys` that belongs to each query.
+        temperature: T, divides the cosines.
+
+    Returns:
+        A scalar, the mean over rows of one direction; 2 T log(1 + (N - 1) exp(-1/T)) when queries equal their keys and
+        keys are orthogonal, 2 T log N when all are equal.
+    """
+    return 2 * temperature * F.cross_entropy(cosines(query, keys.detach(), temperature), positives)

@@ -1,4 +1,4 @@
-"""Losses on the cross-correlation of two batches of embeddings.
+"""Losses on the correlation and covariance of batches of embeddings.
 
 Statistics are those of the rows given: a method gathers its embeddings before it calls these.
 """
@@ -6,6 +6,7 @@ Statistics are those of the rows given: a method gathers its embeddings before i
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from eyespot.losses.precision import full_precision
 
@@ -39,3 +40,28 @@ def barlow(z1: Tensor, z2: Tensor, redundancy: float = 0.005) -> tuple[Tensor, T
     """
     c = cross_correlation(z1, z2)
     return (1 - c.diagonal()).square().sum(), redundancy * off_diagonal(c).square().sum()
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Unbiased covariance [D, D] of the columns of [N, D], N > 1, over the rows."""
+    centred = z - z.mean(dim=0)
+    return centred.T @ centred / (len(z) - 1)
+
+
+@full_precision
+def vicreg(z1: Tensor, z2: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
+    """The three terms of VICReg (Bardes, Ponce and LeCun 2022) on embeddings [N, D], N > 1, not yet weighted.
+
+    Args:
+        eps: added to the variances under the root.
+
+    Returns:
+        Three scalars. Invariance, the mean squared difference over all N D entries (eq. 5 as the authors' code has it,
+        which also divides by D). Variance, the sum over the two views of the mean over columns of
+        max(0, 1 - sqrt(var + eps)) (eq. 1; the code takes half of this sum). Covariance, the sum over the two views of
+        sum_{i != j} C_ij^2 / D (eq. 3 and 4). Variances and covariances are unbiased.
+    """
+    c1, c2 = covariance(z1), covariance(z2)
+    variance = [F.relu(1 - (c.diagonal() + eps).sqrt()).mean() for c in (c1, c2)]
+    repeats = [off_diagonal(c).square().sum() / len(c) for c in (c1, c2)]
+    return F.mse_loss(z1, z2), variance[0] + variance[1], repeats[0] + repeats[1]

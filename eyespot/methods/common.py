@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+
+from eyespot.errors import UserError
 from eyespot.methods.method import MethodConfig
-from eyespot.methods.ranges import SHARE, VIEW, check_ranges
+from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_pair, check_ranges
+from eyespot.nets.backbones import Backbone
 from eyespot.views import recipes
 from eyespot.views.image import ViewSpec
 
@@ -60,3 +66,32 @@ class AsymmetricViews(SymmetricViews):
         """View 1 and view 2."""
         c = self
         return recipes.asymmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.solarize, c.flip, color=c.color)
+
+
+def small_view_size(backbone: Backbone, config: Any) -> int:
+    """Side of the small views of a multi-crop method in pixels: the config's `local_size`, or 3/7 of the large views'
+    (96 for 224), rounded up to whole patches.
+
+    Raises:
+        UserError: `local_crops`, `local_size` or `local_scale` is out of range, or the backbone takes no such pictures.
+    """
+    check_ranges(config, local_crops=(0, None), local_size=WIDTH)
+    check_pair(config, "local_scale")
+    patch = getattr(backbone, "patch", 16)
+    size = config.local_size or math.ceil(config.image_size * 3 / 7 / patch) * patch
+    if config.local_crops:
+        _try_size(backbone, size)
+    return size
+
+
+@torch.no_grad()
+def _try_size(backbone: Backbone, size: int) -> None:
+    """Some nets take pictures of one size only: say so now, not at the first step."""
+    pixels = backbone.mean.view(1, -1, 1, 1).expand(1, -1, size, size)
+    try:
+        copy.deepcopy(backbone).eval()(pixels)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The backbone {backbone.name} does not take small views of {size} px ({error}); "
+            "set local_crops=0, or local_size to a size it takes."
+        ) from error

@@ -167,7 +167,9 @@ class Method(nn.Module):
         """Called after the optimizer's step: teachers, queues, centres, clamps."""
 
     def param_groups(self) -> Iterable[dict[str, Any]]:
-        """Groups of parameters: {"params": [(name, parameter)], "lr_scale": 1.0, "weight_decay": None}."""
+        """Groups of parameters: {"params": [(name, parameter)], "lr_scale": 1.0, "weight_decay": None, "scheduled":
+        True}; one with "scheduled": False keeps the peak rate from the first step to the last.
+        """
         return [{"params": [(n, p) for n, p in self.named_parameters() if p.requires_grad]}]
 
     def plateau(self, batch: int) -> dict[str, float]:

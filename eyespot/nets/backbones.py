@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eyespot.errors import UserError, unknown
+from eyespot.nets.architectures import checked_options
 from eyespot.runs import replacing, write_text
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -197,7 +198,7 @@ def backbone(
     try:
         return build(name, True, options, common)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
         raise UserError(
             f"The pretrained weights of '{name}' cannot be had ({reason}); connect to the network once, or train "
             "from scratch without pretrained."
@@ -231,6 +232,14 @@ def backbone_names() -> list[str]:
     return [*small.NETS, *zoo.timm_names(), *sorted(theirs), *(f"torchvision/{n}" for n in sorted(theirs))]
 
 
+def published_size(name: str) -> int:
+    """Side in pixels of the pictures that the published weights of a name were made for."""
+    from eyespot.nets import zoo
+
+    _builder(name)  # an unknown name ends here
+    return zoo.published_size(name)
+
+
 def _around(module: nn.Module, pretrained: bool, options: dict[str, Any], common: dict[str, Any]) -> Backbone:
     if isinstance(module, Backbone):
         return module
@@ -240,7 +249,7 @@ def _around(module: nn.Module, pretrained: bool, options: dict[str, Any], common
     return Backbone(module, name=f"module:{type(module).__name__}", **common)
 
 
-# --- files ----------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 def save_backbone(backbone: Backbone, folder: str | Path) -> None:
     """Writes `backbone.safetensors` and `backbone.json` into `folder`; each file is replaced in one go."""
     folder = Path(folder)
@@ -286,13 +295,25 @@ def _read_description(path: Path) -> dict[str, Any]:
         described = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not readable as JSON ({error}); the file is damaged.") from error
-    wanted = {"version", "name", "channels", "image_size", "mean", "std", "options"}
-    missing = sorted(wanted - set(described)) if isinstance(described, dict) else sorted(wanted)
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; it does not describe a backbone.")
-    if described["version"] > VERSION:
-        raise UserError(f"{path} has version {described['version']}, newer than {VERSION}; update eyespot.")
-    return described
+    return checked_description(described, str(path))
+
+
+def checked_description(described: Any, where: str) -> dict[str, Any]:
+    """What `Backbone.describe` gave and a file brought back; `where` names the file.
+
+    Raises:
+        UserError: parts are missing or of another kind, it is newer, or it asks for more than a net.
+    """
+    kinds: dict[str, Any] = {"version": int, "name": str, "channels": int, "image_size": int}
+    kinds |= {"mean": list, "std": list, "options": dict}
+    found = described if isinstance(described, dict) else {}
+    wrong = sorted(key for key, kind in kinds.items() if not isinstance(found.get(key), kind))
+    if wrong:
+        raise UserError(f"{where} lacks {', '.join(wrong)}; it does not describe a backbone.")
+    if found["version"] > VERSION:
+        raise UserError(f"{where} has version {found['version']}, newer than {VERSION}; update eyespot.")
+    checked_options(found["options"], where)
+    return found
 
 
 def load_weights(backbone: Backbone, path: str | Path) -> None:

@@ -144,4 +144,6 @@ def build(name: str, pretrained: bool, options: dict[str, Any], common: dict[str
         return Backbone(SmallResNet(common["channels"], **arguments), name=name, options=options, **common)
     pooling = arguments.pop("pooling", "avg")
     net = small_vit(common["channels"], common["image_size"], **arguments)
+    # noted, so that the same weights can be built for another picture size
+    options = {**options, "patch": net.patch_embed.patch_size[0]}
     return ViTBackbone(net, name=name, pooling=pooling, options=options, **common)

@@ -169,7 +169,8 @@ class ViTBackbone(Backbone):
         prefix = [t for t in (self.net.cls_token, self.net.reg_token) if t is not None]
         if prefix:
             first = torch.cat(prefix, 1) + self.positions(self.grid, self.grid)[0]
-            tokens = torch.cat([first.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], 1)
+            # shape, not len: a traced or exported net keeps the batch open
+            tokens = torch.cat([first.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], 1)
         return self.net.norm_pre(tokens)
 
     def _blocks(self, state: Tensor, attn_mask: Tensor | None) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any
@@ -16,13 +17,14 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from eyespot.errors import UserError
 from eyespot.nets.backbones import Backbone, evaluating
+from eyespot.nets.network import cached_when_offline
 from eyespot.nets.vit import ViTBackbone
 
 SMALL = 64
 """Largest side in pixels at which ResNets get the small stem by themselves."""
 
 
-# --- timm -----------------------------------------------------------------------------------------------------
+# --- timm ---------------------------------------------------------------------------------------------------
 def timm_names() -> list[str]:
     return timm.list_models()
 
@@ -30,6 +32,21 @@ def timm_names() -> list[str]:
 def in_timm(name: str) -> bool:
     """Whether timm has the name, with or without the tag of its weights (`resnet18.a1_in1k`)."""
     return timm.is_model(name) and "/" not in name
+
+
+def published_size(name: str) -> int:
+    """Side of the pictures that the weights of a timm or torchvision name were made for.
+
+    Raises:
+        UserError: no weights are published.
+    """
+    if in_timm(name):
+        config: Any = timm.get_pretrained_cfg(name)
+        if config is None or not config.has_weights:
+            raise UserError(f"timm publishes no weights of '{name}'; train it, or choose another.")
+        return int(config.input_size[-1])
+    weights: Any = torchvision.models.get_model_weights(name.removeprefix("torchvision/"))
+    return int(weights.DEFAULT.transforms.keywords["crop_size"])
 
 
 class TimmBackbone(Backbone):
@@ -94,7 +111,8 @@ class TimmBackbone(Backbone):
 def build_timm(name: str, pretrained: bool, options: dict[str, Any], common: dict[str, Any]) -> Backbone:
     options = dict(options)
     pooling, small_stem = options.pop("pooling", "native"), options.pop("small_stem", None)
-    net = _create(name, pretrained, common["channels"], common["image_size"], options)
+    with cached_when_offline() if pretrained else contextlib.nullcontext():
+        net = _create(name, pretrained, common["channels"], common["image_size"], options)
     resolved = _resolve_stem(net, small_stem, pretrained, common, name)
     if pretrained:
         common = {**common, **_published_statistics(net, common)}
@@ -131,7 +149,7 @@ def _published_statistics(net: nn.Module, common: dict[str, Any]) -> dict[str, A
     return {k: cfg[k] for k in ("mean", "std") if common[k] is None and len(cfg.get(k, ())) == common["channels"]}
 
 
-# --- the stem of ResNets at small sizes -----------------------------------------------------------------------
+# --- the stem of ResNets at small sizes ---------------------------------------------------------------------
 def _resolve_stem(
     net: nn.Module, wanted: bool | None, pretrained: bool, common: dict[str, Any], name: str
 ) -> dict[str, bool]:
@@ -158,7 +176,7 @@ def set_small_stem(net: Any, channels: int) -> None:
     net.maxpool = nn.Identity()
 
 
-# --- torchvision ----------------------------------------------------------------------------------------------
+# --- torchvision --------------------------------------------------------------------------------------------
 @lru_cache(maxsize=1)
 def torchvision_names() -> frozenset[str]:
     """Names of torchvision's classifiers."""
@@ -175,7 +193,7 @@ class TorchvisionViT(Backbone):
                 f"build it with that image_size, or take a timm name."
             )
         cells = self.net.conv_proj(self.normalize(x)).flatten(2).transpose(1, 2)
-        return self.net.encoder(torch.cat([self.net.class_token.expand(len(x), -1, -1), cells], 1))
+        return self.net.encoder(torch.cat([self.net.class_token.expand(x.shape[0], -1, -1), cells], 1))
 
     def pool(self, features: Tensor) -> Tensor:
         return features[:, 0]

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from eyespot.declare import OptionField, Switch, option_fields
 from eyespot.errors import UserError, nearest
 from eyespot.fields import REQUIRED, Kind, kind_of, parse
-from eyespot.options import OptionField, Switch, option_fields
 
 ABSENT = "\0"
 METAVARS = {"int": "INT", "float": "FLOAT", "str": "TEXT", "Any": "PATH"}
@@ -59,7 +59,7 @@ def _form(verb: str, options: Sequence[OptionField], switches: Sequence[Switch])
 
 
 def _default(option: OptionField) -> Any:
-    if option.many:  # what is appended to starts empty; a stated default would cost tyro an import of 0.1 s
+    if option.many or option.repeat:  # starts empty; a stated default would cost tyro an import of 0.1 s
         return dataclasses.field()
     return dataclasses.field(default=option.default if isinstance(option.default, bool) else ABSENT)
 
@@ -73,17 +73,21 @@ def _annotation(option: OptionField) -> Any:
     if isinstance(option.default, bool):
         return FlagCreatePairsOff[Annotated[bool, arg(**about)]]
     about["metavar"] = _metavar(option, kind_of(option.annotation))
+    if option.many and option.positional:
+        return Positional[Annotated[list[str], arg(**about)]]
     if option.many:
         return Annotated[UseAppendAction[list[list[str]]], arg(**about)]
+    if option.repeat:
+        return Annotated[UseAppendAction[list[str]], arg(**about)]
     text = Annotated[str, arg(**about)]
     return Positional[text] if option.positional else text
 
 
 def _hint(option: OptionField) -> str:
-    if option.many:
-        return ""
     if option.default is REQUIRED:
         return "(required)"
+    if option.many or option.default == ():
+        return ""
     if option.default is None:
         return f"(default: {option.none})" if option.none else ""
     return f"(default: {option.default})"
@@ -91,7 +95,8 @@ def _hint(option: OptionField) -> str:
 
 def _metavar(option: OptionField, kind: Kind) -> str:
     if option.positional:
-        return option.flag if option.default is REQUIRED else f"[{option.flag}]"
+        name = f"{option.flag} ..." if option.many else option.flag
+        return name if option.default is REQUIRED else f"[{name}]"
     if option.many:
         return f"{option.word} ..."
     parts = [k for k in (kind.parts if kind.head == "union" else (kind,)) if k.head != "None"]
@@ -125,7 +130,7 @@ def _sentence(boxed: str, verb: str) -> str:
 def _settle(values: dict[str, Any], options: Sequence[OptionField], rest: Sequence[str]) -> list[str]:
     """Join repeated options; words that --set took but that are no key=value fill the empty positional places."""
     places = [o.name for o in options if o.positional and values[o.name] == ABSENT]
-    for option in (o for o in options if o.many):
+    for option in (o for o in options if o.many and not o.positional):
         joined = [word for group in values[option.name] for word in group]
         if option.name == "set_":
             for word in [w for w in joined if "=" not in w][: len(places)]:
@@ -146,6 +151,6 @@ def _stray(verb: str, word: str, flags: Sequence[str], switches: Sequence[Switch
 
 
 def _value(option: OptionField, text: Any) -> Any:
-    if option.many or isinstance(text, bool):
+    if option.many or option.repeat or isinstance(text, bool):
         return text
     return parse(text, option.annotation, option.flag)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eyespot.evaluate.records import metrics_of
+
 if TYPE_CHECKING:
     from eyespot.methods.catalog import Entry
 
@@ -130,24 +132,124 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
     for head in ("protocol", "metric", "features", "random floor", "train", "test", "classes", "time"):
         table.add_column(head, no_wrap=True, justify="left" if head in ("protocol", "metric") else "right")
     for r in results:
-        floor = r.get("floor") or {}
-        for metric in [m for m in METRICS if m in r] or sorted(floor):
+        metrics, floor = metrics_of(r), r.get("floor") or {}
+        for metric in (m for m in metrics if not m.endswith(SPREAD)):
             table.add_row(
                 f"{r['protocol']} v{r['version']}",
                 metric,
-                _percent(r.get(metric)),
-                _percent(floor.get(metric)),
+                _percent(metrics, metric),
+                _percent(floor, metric),
                 *(f"{r[key]:,}" for key in ("n_train", "n_test", "classes")),
                 duration(r["seconds"]),
             )
     return table
 
 
-METRICS = ("top1", "top5")
+def exported(done: Mapping[str, Any]) -> str:
+    """What was written, how it compares, and the Python that loads it."""
+    size = f"{done['bytes'] / 1e6:.1f} MB" if done["bytes"] >= 1e5 else f"{done['bytes'] / 1e3:.1f} kB"
+    shape = f"{done['channels']} x {done['image_size']} x {done['image_size']} pixels"
+    rows = [
+        f"written   {done['out']} ({size}): {done['backbone']}, {shape} to {done['embed_dim']} features",
+        f"read by   {done['reader']}: {done['matched']} of {done['tensors']} tensors equal",
+        f"features  differ by {done['largest_difference']:.2g} at most, the largest is {done['largest_feature']:.3g} "
+        f"(random pixels, {', '.join(done['compared'])})",
+    ]
+    if done["dynamic"]:
+        rows.append(f"open      {', '.join(done['dynamic'])}")
+    rows += [f"note      {note}" for note in done["notes"]]
+    return "\n".join([*rows, "", textwrap.indent(done["usage"], "    ")])
 
 
-def _percent(value: Any) -> str:
-    return f"{value:.2f} %" if isinstance(value, int | float) else "-"
+def estimate(found: Mapping[str, Any]) -> Table:
+    """What a run will take."""
+    minutes = f"{duration(found['minutes'] * 60)}" + (", and the preparation before it" if found["prepares"] else "")
+    rows = {
+        "time": f"{minutes}: {found['steps']:,} steps of {found['seconds_per_step']:.3f} s",
+        "speed": f"{found['images_per_s']:,.0f} images/s, batch {found['batch_size']}, {found['device']}",
+        "memory": f"{found['memory_mb']:,} MB at most ({found['memory_of']})",
+        "disk": f"{found['disk_mb']:,} MB of {found['disk_free_mb']:,} MB that are free",
+        "trained": f"{found['parameters']:,} parameters",
+    }
+    if found["disk_mb"] > found["disk_free_mb"]:
+        rows["disk"] += ": too little, give --out on another disk"
+    return _pairs(rows)
+
+
+def doctor(found: Mapping[str, Any]) -> Table:
+    """What the installation and the machine have."""
+    threads = found["threads"]
+    rows = {name: value or "not installed" for name, value in found["versions"].items()}
+    rows |= {"platform": found["platform"], "devices": ", ".join(found["devices"]) or "none"}
+    rows["cores"] = f"{threads['usable_cores']} of {threads['cores']}, torch uses {threads['torch']}"
+    for key, name in (("disk_free_mb", "disk"), ("memory_free_mb", "memory"), ("shared_memory_free_mb", "/dev/shm")):
+        rows[name] = "unknown" if found[key] is None else f"{found[key]:,} MB free"
+    for extra, missing in found["extras"].items():
+        rows[f"[{extra}]"] = f"missing {', '.join(missing)}: pip install 'eyespot[{extra}]'" if missing else "complete"
+    rows |= {f"advice {i + 1}": sentence for i, sentence in enumerate(found["advice"])}
+    return _pairs(rows)
+
+
+def _pairs(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def claim_list(found: Iterable[Mapping[str, Any]]) -> Table:
+    """Claims, and what was recorded of each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("claim", "outcome", "difference", "recorded"):
+        table.add_column(head, no_wrap=True)
+    table.add_column("what is claimed")
+    for f in found:
+        record = f["record"] or {}
+        seen = record.get("comparison", {})
+        outcome = seen.get("outcome", "table" if record else "-")
+        table.add_row(f["claim"].name, outcome, _difference(seen), record.get("date", "-"), Text(f["claim"].claim))
+    return table
+
+
+def _difference(comparison: Mapping[str, Any]) -> str:
+    if not comparison:
+        return "-"
+    error = comparison["standard_error"]
+    return f"{comparison['difference']:+.2f}" + ("" if error is None else f" (error {error:.2f})")
+
+
+def claim(record: Mapping[str, Any]) -> Table:
+    """The arms of one recorded claim: mean and spread over the seeds of every metric."""
+    from eyespot.reproduce.outcome import cell, columns
+
+    names = columns(record)
+    compared = record.get("comparison")
+    title = None
+    if compared:
+        title = (
+            f"{compared['outcome']}: {compared['arm']} against {compared['control']}, {compared['metric']} "
+            f"{_difference(compared)}"
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for head in ("arm", *names):
+        table.add_column(head, no_wrap=True, justify="left" if head == "arm" else "right")
+    for arm, values in record["arms"].items():
+        table.add_row(arm, *(cell(values.get(n)) for n in names))
+    return table
+
+
+SPREAD = "_std"
+"""What the name of a metric's standard deviation ends with."""
+
+
+def _percent(values: Mapping[str, Any], metric: str) -> str:
+    """12.34 %, or 12.34 ± 0.56 % where the deviation over draws is known."""
+    value, spread = values.get(metric), values.get(metric + SPREAD)
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value:.2f} %" if spread is None else f"{value:.2f} ± {spread:.2f} %"
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,8 @@ from eyespot.methods import catalog
 from eyespot.methods.compose import Composed
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone
-from eyespot.options import settings
 from eyespot.runs import read_json
+from eyespot.settings import settings
 from eyespot.train.checkpoint import load_checkpoint
 
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
+from eyespot.data.advice import remedies
 from eyespot.data.loader import Request
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method
-from eyespot.process import all_mean, broadcast_object, rank, world_size
+from eyespot.process import all_max, all_mean, barrier, broadcast_object, is_main, rank, world_size
 from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint, save_checkpoint
 from eyespot.train.optimizers import build_optimizer
+from eyespot.train.parallel import Sharded, Whole
 from eyespot.train.plan import Batch, Plan, schedule_batches
-from eyespot.train.step import DTYPES, Engine, training_step
+from eyespot.train.signals import StopRequest, listening, stop
+from eyespot.train.step import DTYPES, Engine, StepResult, training_step
+from eyespot.train.waiting import DataWait
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -69,6 +71,10 @@ def fit(
 
     Returns:
         The plan with its number of steps.
+
+    Raises:
+        NonFiniteLoss: a loss term is not finite.
+        Stopped, KeyboardInterrupt: a signal asked to stop; the step was ended and the checkpoint written.
     """
     me, world = rank(), world_size()
     with torch.random.fork_rng(devices=_cuda_devices(plan)):
@@ -76,61 +82,73 @@ def fit(
         if plan.steps is None:
             plan = measure_budget(engine, data, me, world)
             engine.plan = plan
-        method.info = dataclasses.replace(method.info, epochs=plan.epochs or method.info.epochs)
+        info = dataclasses.replace(method.info, epochs=plan.epochs or method.info.epochs)
+        method.info = engine.method.info = info
         if on_plan is not None:
             on_plan(plan)
         start = restore(engine, folder) if resume and folder is not None else 0
-        loop = Loop(engine, folder if me == 0 else None, listener if me == 0 else silent, probe if me == 0 else None)
-        loop.run(data, start, me, world)
+        with listening() as request:
+            loop = Loop(engine, folder, listener, probe, request)
+            loop.run(data, start, me, world)
+        engine.parallel.finish()
         method.finished(loop.step)
         method.eval()
     return plan
 
 
 def build_engine(method: Method, plan: Plan, world: int) -> Engine:
-    """Method on its device, optimizer, loss scaler, and the DDP wrapper where there are several processes."""
+    """Method on its device, optimizer, loss scaler, and how several processes share the work."""
     device = torch.device(plan.device)
     method.to(device, DTYPES["float64"] if plan.precision == "float64" else None).train()
     for guide in method.guides.values():
         guide.to(device, DTYPES["float64"] if plan.precision == "float64" else None).eval().requires_grad_(False)
-    optimizer = build_optimizer(method, plan.recipe, plan.lr)
+    parallel = Sharded(method, device) if world > 1 and plan.parallel == "fsdp" else Whole(method, device, world)
+    optimizer = build_optimizer(parallel.method, plan.recipe, plan.lr)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")  # type: ignore[attr-defined]
-    model: Any = method
-    if world > 1:
-        model = distributed(method, device)
-    return Engine(method, model, optimizer, scaler, plan)
+    return Engine(parallel, optimizer, scaler, plan)
 
 
-def distributed(method: Method, device: torch.device) -> DistributedDataParallel:
-    """The method in DDP. Buffers are not sent around: they are equal by construction, because statistics are
-    synchronised and queues and centres gathered."""
-    parameters = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # torch < 2.12
-    options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
-    return DistributedDataParallel(method, device_ids=[device.index] if device.type == "cuda" else None, **options)
+@dataclasses.dataclass
+class Due:
+    """What is to be done after a step, the same on every process."""
+
+    stop: int = 0
+    """Number of the signal that asked for it."""
+    probe: int = 0
+    save: int = 0
 
 
 class Loop:
-    """Steps start..plan.steps with their bookkeeping: logging, verdict, checkpoints."""
+    """Steps start..plan.steps with their bookkeeping: logging, verdict, checkpoints, stopping."""
 
-    def __init__(self, engine: Engine, folder: RunFolder | None, listener: Listener, probe: Probe | None):
-        self.engine, self.folder, self.listener, self.probe = engine, folder, listener, probe
+    def __init__(
+        self,
+        engine: Engine,
+        folder: RunFolder | None,
+        listener: Listener,
+        probe: Probe | None,
+        request: StopRequest,
+    ):
+        main = is_main()
+        self.engine, self.request, self.keeps = engine, request, folder is not None
+        self.folder, self.listener, self.probe = (folder, listener, probe) if main else (None, silent, None)
         self.step = 0
-        steps = engine.plan.steps or 0
-        self.every = min(engine.plan.log_every, max(1, steps // 50))  # a short run needs a log to be judged by
+        self.every = log_interval(engine.plan)
         self.verdict: dict[str, Any] | None = None
         now = time.perf_counter()
         self.window_start = self.last_save = self.last_probe = now
         self.window_wait = self.window_side = 0.0
         self.window_images = self.window_steps = 0
         self.save_cost = self.probe_cost = 0.0
+        self.waiting = DataWait(list)
 
     def run(self, data: Any, start: int, me: int, world: int) -> None:
         plan = self.engine.plan
         assert plan.steps is not None
         self.step = start
-        if self.probe is not None and start < plan.steps:
+        if start < plan.steps:
             self._probe()
+        self.waiting = DataWait(lambda: remedies(data))
         feedback = getattr(data, "feedback", None)  # a replay learns the errors of its rows
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
@@ -142,18 +160,44 @@ class Loop:
             self.window_wait += wait
             self.window_images += len(where.rows) * world
             self.window_steps += 1
-            if self.step % self.every == 0 or self.step in (1, plan.steps):
-                self._log(result.terms, result.lr, result.grad_norm)
-            self._keep(plan)
-        if start < plan.steps and self.folder is not None:
+            logged = self.step % self.every == 0 or self.step in (1, plan.steps)
+            record = self._record(result) if logged else None
+            due = self._due(logged, world)
+            if due.probe:
+                self.engine.parallel.gather()
+                self._probe()
+            if record is not None:
+                self._tell(record)
+            if self.step == plan.steps:
+                break
+            if due.save or due.stop:
+                self._save()
+            if due.stop:
+                barrier()  # a launcher may end all processes when the first one is gone
+                stop(due.stop, self.step)
+        if start < plan.steps:
             self._save()
 
-    def _log(self, terms: dict[str, torch.Tensor], lr: float, norm: torch.Tensor | None) -> None:
+    def _due(self, logged: bool, world: int) -> Due:
+        """What this process wants done now. Several agree at the logged steps, where they wait for each other anyway;
+        between them the main process may still save what it holds alone."""
+        now, plan = time.perf_counter(), self.engine.plan
+        due = Due(stop=self.request.number)
+        if self.probe is not None and logged:
+            due.probe = int(side_work(now, self.last_probe, 10.0, self.probe_cost))
+        if self.folder is not None:
+            due.save = int(side_work(now, self.last_save, plan.checkpoint_seconds, self.save_cost))
+        if world == 1:
+            return due
+        if logged:
+            return Due(*all_max(due.stop, due.probe, due.save))
+        return Due(save=due.save if not self.engine.parallel.sharded else 0)
+
+    def _record(self, result: StepResult) -> dict[str, Any]:
+        """What is logged of this step, also given to metrics.jsonl and to the probe."""
         plan = self.engine.plan
-        assert plan.steps is not None
-        values = {name: float(all_mean(value)) for name, value in terms.items()}
-        now = time.perf_counter()
-        seconds = max(1e-9, now - self.window_start - self.window_side)
+        values = {name: float(all_mean(value)) for name, value in result.terms.items()}
+        seconds = self._seconds()
         record: dict[str, Any] = {
             "step": self.step,
             "epoch": round(self.step / plan.steps_per_epoch, 4),
@@ -161,59 +205,77 @@ class Loop:
             "terms": values,
             "images_per_s": round(self.window_images / seconds, 1),
             "data_wait": round(self.window_wait / seconds, 4),
-            "lr": lr,
+            "lr": result.lr,
         }
         record |= {name: float(value) for name, value in self.engine.method.watch.items() if value.numel() == 1}
-        if norm is not None:
-            record["grad_norm"] = float(norm)
+        if result.grad_norm is not None:
+            record["grad_norm"] = float(result.grad_norm)
+        advice = self.waiting.hear(self.window_wait, seconds)
+        if advice is not None:
+            record["advice"] = advice
+            self.listener({"kind": "note", "text": advice})
         if self.folder is not None:
             self.folder.append_metrics(record)
         if self.probe is not None:
             self.probe.record(record)
-            if self._due(now, self.last_probe, 10.0, self.probe_cost):
-                self._probe()
-        left = (plan.steps - self.step) * seconds / self.window_steps
+        return record
+
+    def _seconds(self) -> float:
+        """Time since the last logged step, without side work."""
+        return max(1e-9, time.perf_counter() - self.window_start - self.window_side)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        """The record to the listener, and a new window."""
+        plan = self.engine.plan
+        assert plan.steps is not None
+        left = (plan.steps - self.step) * self._seconds() / self.window_steps
         shown = {"steps": plan.steps, "epochs": plan.epochs, "seconds_left": round(left, 1), "verdict": self.verdict}
         self.listener({"kind": "step", **record, **shown})
         self.window_start, self.window_wait, self.window_side = time.perf_counter(), 0.0, 0.0
         self.window_images = self.window_steps = 0
 
     def _probe(self) -> None:
-        assert self.probe is not None
+        if self.probe is None:
+            return
         started = time.perf_counter()
-        self.verdict = self.probe(self.engine.method, self.step, self.engine.plan.steps)
+        with self.engine.parallel.inspected() as method:
+            self.verdict = self.probe(method, self.step, self.engine.plan.steps)
         self.last_probe = time.perf_counter()
         self.probe_cost = self.last_probe - started
         self.window_side += self.probe_cost
 
-    def _keep(self, plan: Plan) -> None:
-        now = time.perf_counter()
-        if self.folder is not None and self._due(now, self.last_save, plan.checkpoint_seconds, self.save_cost):
-            self._save()
-
-    @staticmethod
-    def _due(now: float, last: float, least: float, cost: float) -> bool:
-        """Side work is done at most every `least` seconds and costs at most 2 % of the time; always for 0 seconds."""
-        return least <= 0 or now - last > max(least, 50 * cost)
-
     def _save(self) -> None:
-        assert self.folder is not None
-        started = time.perf_counter()
+        """One whole checkpoint by the main process; where weights are sharded all take part."""
         engine = self.engine
+        if not self.keeps or (self.folder is None and not engine.parallel.sharded):
+            return
+        started = time.perf_counter()
         engine.flush()
-        if not all(bool(p.isfinite().all()) for p in engine.method.parameters()):
+        if not engine.parallel.finite():
             return  # the next loss names what went wrong; the last good checkpoint stays
         state = {
             "step": self.step,
-            "method": engine.method.state_dict(),
-            "optimizer": engine.optimizer.state_dict(),
+            "method": engine.parallel.gather().state_dict(),
+            "optimizer": engine.parallel.optimizer_state(engine.optimizer),
             "scaler": engine.scaler.state_dict(),
             "steps": engine.plan.steps,
         }
-        save_checkpoint(self.folder / "checkpoint.pt", state)
+        if self.folder is not None:
+            save_checkpoint(self.folder / "checkpoint.pt", state)
         self.last_save = time.perf_counter()
         self.save_cost = self.last_save - started
         self.window_side += self.save_cost
+
+
+def log_interval(plan: Plan) -> int:
+    """Steps between two records; a short run needs a log to be judged by."""
+    return min(plan.log_every, max(1, (plan.steps or 0) // 50))
+
+
+def side_work(now: float, last: float, least: float, cost: float) -> bool:
+    """Whether side work is due: at most every `least` seconds and at a cost of at most 2 % of the time; always for 0
+    seconds."""
+    return least <= 0 or now - last > max(least, 50 * cost)
 
 
 def fetch(data: Any, wheres: Iterator[Batch], engine: Engine) -> Iterator[tuple[Batch, dict[str, Any], float]]:
@@ -251,12 +313,11 @@ def restore(engine: Engine, folder: RunFolder) -> int:
         if rank() == 0:
             folder.cut_metrics(0)
         return 0
-    state = load_checkpoint(path, engine.device)
+    state = load_checkpoint(path, "cpu" if engine.parallel.sharded else engine.device)
     try:
-        engine.method.load_state_dict(state["method"])
-        engine.optimizer.load_state_dict(state["optimizer"])
+        engine.parallel.load(engine.optimizer, state["method"], state["optimizer"])
         engine.scaler.load_state_dict(state["scaler"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(
             f"Checkpoint '{path}' does not fit this run ({str(error).splitlines()[0][:160]}); "
             "resume with the options the run was started with."
@@ -281,7 +342,8 @@ def measure_budget(engine: Engine, data: Any, me: int, world: int) -> Plan:
     for where, batch, wait in fetch(data, wheres, engine):
         result = training_step(engine, batch, where)
         seconds.append(wait + result.compute_seconds)
-        if len(seconds) >= 2 and time.perf_counter() - started > 0.05 * 60 * plan.minutes:
+        enough = len(seconds) >= 2 and time.perf_counter() - started > 0.05 * 60 * plan.minutes
+        if all_max(int(enough))[0]:  # all processes stop at the same step
             break
     method.load_state_dict(before[0])
     optimizer.load_state_dict(before[1])

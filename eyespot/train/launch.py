@@ -1,9 +1,8 @@
-"""Processes of a run: alone, or started by torchrun."""
+"""Processes of a run: alone, or started by torchrun or by SLURM's srun."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from eyespot.errors import UserError
+from eyespot.train.place import place
 
 
 def resolve_device(name: str) -> torch.device:
@@ -19,7 +19,6 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: the device does not exist here.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -29,7 +28,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no CUDA device here; use --device cpu.")
-        return device if device.index is not None else torch.device("cuda", local)
+        # one device may be all that a task sees, whatever its number on the machine
+        return device if device.index is not None else torch.device("cuda", place().local % torch.cuda.device_count())
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: torch sees no Apple GPU here; use --device cpu.")
     if device.type not in ("cpu", "mps"):
@@ -53,15 +53,18 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """The process group torchrun asks for, ended with the block. Nothing when started alone or already in a group."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    """The process group the launcher asks for, ended with the block. Nothing when started alone or already in a
+    group."""
+    here = place()
+    if here.world == 1 or dist.is_initialized():
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # a preparation stage runs on one process while the others wait, perhaps for hours
-    dist.init_process_group(backend, timeout=timedelta(hours=24))
+    wait = timedelta(hours=24)
+    dist.init_process_group(backend, here.meeting, wait, world_size=here.world, rank=here.rank)
     try:
         yield
     finally:

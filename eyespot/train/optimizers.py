@@ -15,7 +15,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "lars")
 
 def is_exempt(name: str, parameter: nn.Parameter) -> bool:
     """Norms, biases and single tokens are neither decayed nor adapted by LARS."""
-    return parameter.squeeze().dim() <= 1 or name.endswith(".bias")
+    return sum(side > 1 for side in parameter.shape) <= 1 or name.endswith(".bias")
 
 
 def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
@@ -32,6 +32,7 @@ def parameter_groups(method: Method, recipe: Recipe) -> list[dict[str, Any]]:
                     {
                         "params": params,
                         "lr_scale": scale,
+                        "scheduled": group.get("scheduled", True),
                         "follows_decay": decayed and fixed is None,
                         "weight_decay": (recipe.weight_decay if fixed is None else fixed) if decayed else 0.0,
                     }
@@ -56,9 +57,9 @@ def build_optimizer(method: Method, recipe: Recipe, lr: float) -> torch.optim.Op
     raise unknown("optimizer", recipe.optimizer, OPTIMIZERS)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Rate and decay of this step in every group."""
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float, peak: float) -> None:
+    """Rate and decay of this step in every group; groups that follow no schedule keep the peak rate."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = (lr if group.get("scheduled", True) else peak) * group["lr_scale"]
         if group["follows_decay"]:
             group["weight_decay"] = weight_decay

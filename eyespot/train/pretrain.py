@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -17,13 +16,16 @@ from safetensors.torch import save_file
 
 from eyespot.data.loader import Data
 from eyespot.data.sources import open_source
+from eyespot.declare import build
 from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone, save_backbone
-from eyespot.options import AdaptOptions, PretrainOptions, build, pairs
+from eyespot.nets.start import Target, is_backbone_name, starting_backbone
+from eyespot.options import AdaptOptions, PretrainOptions
 from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
 from eyespot.runs import Run, RunFolder, read_json, replacing, write_json
+from eyespot.settings import pairs
 from eyespot.train.build import arguments, build_method, read_prepared, rebuild_backbone
 from eyespot.train.fit import fit, silent
 from eyespot.train.launch import processes, resolve_device
@@ -35,6 +37,7 @@ from eyespot.train.watch import RunProbe
 LARGEST_ZOOM = 3.6
 """Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
 FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
+FREE_ON_RESUME += ("parallel", "cache")
 
 
 def pretrain(method: str, /, **options: Any) -> Run:
@@ -49,6 +52,7 @@ def pretrain(method: str, /, **options: Any) -> Run:
 
     Raises:
         UserError: one sentence that names the value and the remedy.
+        Stopped: SIGTERM or SIGUSR1 came; the checkpoint is written. It ends a script with status 75.
     """
     return _run(build(PretrainOptions, method, **options), "method", "eyespot pretrain")
 
@@ -131,14 +135,20 @@ class Training:
         self.folder, self.device, self.stored = folder, device, stored
         self.listener = (options.listener or silent) if is_main() else silent
         self.name = catalog.find(str(options.method)).name
+        self.init: dict[str, Any] | None = None
+        """What the backbone was started from and how much of it matched."""
 
-    def run(self) -> Run:
+    def assemble(self) -> tuple[Data, Choices, Method]:
+        """The data, what was chosen for the user, and the method with fresh weights."""
         data = self.open_data()
         choices = choose(self.cls, self.options, data, world_size())
         side = math.ceil(LARGEST_ZOOM * choices.image_size)
         if data.shrink_to(side):
             choices.auto["short_side"] = f"{side} px: larger pictures are decoded smaller; no crop needs more"
-        method = self.build(data, choices)
+        return data, choices, self.build(data, choices)
+
+    def run(self) -> Run:
+        data, choices, method = self.assemble()
         if is_main():
             self.folder.make()
         self.write_config(method, data, choices, None)
@@ -173,7 +183,8 @@ class Training:
     def open_data(self) -> Data:
         o = self.options
         source = open_source(o.data, split=o.split, image_column=o.image_column, label_column=o.label_column)
-        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad)
+        cache = None if o.cache is None else int(o.cache * 1e9) // world_size()
+        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad, cache_bytes=cache)
         if "label" in _needed(self.cls) and data.labels is None:
             raise UserError(
                 f"{self.name} learns from labels but '{source.name}' has none; use class folders, a list with labels "
@@ -201,16 +212,39 @@ class Training:
             return build_method(self.name, self.kind, net, o.set_, info, choices.image_size, o.with_)
 
     def backbone(self, data: Data, choices: Choices) -> Backbone:
+        stored = self._stored_backbone()
+        if stored is not None:
+            return stored
         start = self._start()
         if start is not None:
-            net = starting_backbone(start, data.channels, choices.image_size)
-            choices.auto["backbone"] = f"{net.name}: from {start}"
-            return net
+            return self._started(start, data, choices)
         mean = std = None
         if data.channels != 3:
             mean, std = (tuple(float(v) for v in value) for value in data.statistics())
             choices.auto["mean"] = "measured on the data"
-        return backbone(choices.backbone, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+        name = choices.backbone
+        if isinstance(self.options, AdaptOptions):
+            name = self.options.run
+            choices.auto["backbone"] = f"{name}: named in place of a run, with random weights"
+        return backbone(name, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+
+    def _stored_backbone(self) -> Backbone | None:
+        """On resume only the shape is needed: the checkpoint holds the weights, and --init is not opened again."""
+        if self.stored is None or not (self.folder / "checkpoint.pt").exists():
+            return None
+        self.init = self.stored.get("init")
+        described = self.stored["backbone"]
+        return None if described["name"].startswith("module:") else rebuild_backbone(described)
+
+    def _started(self, start: Any, data: Data, choices: Choices) -> Backbone:
+        """The backbone from --init or RUN, and what of it matched."""
+        named, fallback = self.options.backbone, choices.backbone
+        target = Target(data.channels, choices.image_size, named, fallback, data.statistics)
+        net, report = starting_backbone(start, target)
+        self.init = report.json()
+        choices.auto["backbone"] = f"{net.name}: from {report.source}"
+        self.listener({"kind": "note", "text": "\n".join(report.lines()), "init": self.init})
+        return net.train()
 
     def probe(self, method: Method, data: Data, choices: Choices) -> RunProbe:
         """The floor of its numbers is the net with random weights, also when the run starts from trained ones."""
@@ -223,8 +257,16 @@ class Training:
         return RunProbe(method, data, choices.image_size, self.device, self.folder, twin)
 
     def _start(self) -> Any:
-        run = getattr(self.options, "run", None)
-        return run if run is not None else self.options.init
+        """What the weights come from; None where they are random: no --init, or an adapter on a net by name."""
+        o = self.options
+        if not isinstance(o, AdaptOptions):
+            return o.init
+        named = is_backbone_name(o.run)
+        if o.pretrained and not named:
+            raise UserError(f"--pretrained is for the name of a backbone, which '{o.run}' is not; leave it out.")
+        if named and o.backbone is not None and not o.pretrained:
+            raise UserError(f"'{o.run}' and --backbone '{o.backbone}' both name the net; leave --backbone out.")
+        return None if named and not o.pretrained else o.run
 
     def prepare(self, method: Method, data: Data, choices: Choices) -> None:
         """The method's work before training, on the main process; read back when it is there already."""
@@ -286,6 +328,7 @@ class Training:
             "image_size": choices.image_size,
             "arguments": arguments(host) | plugin_arguments,
             "backbone": host.backbone.describe(),
+            "init": self.init,
             "info": dataclasses.asdict(host.info),
             "plan": None if plan is None else plan.to_json(),
             "auto": choices.auto,
@@ -313,23 +356,6 @@ class Training:
         result = accuracy(method, held_out, data.class_names, self.device)
         write_json(self.folder / "evaluation.json", result)
         return {"test_top1": result["top1"]}
-
-
-def starting_backbone(start: Any, channels: int, image_size: int) -> Backbone:
-    """The backbone of a run (folder or object), a given one, or a fresh one by name."""
-    if isinstance(start, torch.nn.Module):
-        return backbone(start, channels=channels, image_size=image_size)
-    path = getattr(start, "path", start)
-    if Path(path).exists():
-        net = Run(path).backbone
-        if net.channels != channels:
-            raise UserError(
-                f"'{path}' was trained on {net.channels} channels but the data has {channels}; use --channels."
-            )
-        return net.train()
-    if os.sep in str(path):
-        raise UserError(f"'{path}' does not exist; give the folder of a run, or the name of a backbone.")
-    return backbone(str(path), channels=channels, image_size=image_size)
 
 
 def _needed(cls: type[Method]) -> tuple[str, ...]:

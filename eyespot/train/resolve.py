@@ -14,7 +14,7 @@ from eyespot.errors import UserError
 from eyespot.methods.method import Method, Recipe
 from eyespot.options import PretrainOptions
 from eyespot.train.launch import resolve_precision
-from eyespot.train.plan import Plan, epoch_rows
+from eyespot.train.plan import Plan, epoch_steps, steps_of
 from eyespot.train.schedules import peak_lr
 
 SMALL_SIDE = 64
@@ -103,9 +103,9 @@ def _backbone(recipe: Recipe, size: int, auto: dict[str, str]) -> str:
 
 def make_plan(method: Method, choices: Choices, options: PretrainOptions, data: Data, device: torch.device) -> Plan:
     """The numbers of the loop; with a budget in minutes the steps stay open until they are measured."""
-    per_epoch = len(epoch_rows(method, len(data), 0, choices.batch_size, options.seed))
+    per_epoch = epoch_steps(method, len(data), choices.batch_size, options.seed)
     epochs = options.epochs if options.epochs is not None else float(choices.recipe.epochs)
-    steps = None if options.minutes is not None else max(1, round(epochs * per_epoch))
+    steps = None if options.minutes is not None else steps_of(epochs, per_epoch)
     if options.minutes is None and options.epochs is None:
         choices.auto["epochs"] = f"{epochs:g}: the recipe's"
     precision = resolve_precision(options.precision, device)
@@ -127,4 +127,5 @@ def make_plan(method: Method, choices: Choices, options: PretrainOptions, data: 
         device=str(device),
         precision=precision,
         log_every=options.log_every,
+        parallel="ddp" if options.parallel == "auto" else options.parallel,
     )

@@ -23,12 +23,12 @@ def peak_lr(recipe: Recipe, batch_size: int) -> float:
     raise unknown("rule for the learning rate", recipe.lr_rule, RULES)
 
 
-def warmup_steps(recipe: Recipe, steps: int, steps_per_epoch: int) -> int:
+def warmup_steps(recipe: Recipe, steps: int, steps_per_epoch: float) -> int:
     """Steps of linear warm-up: the recipe's epochs, at most a tenth of the run."""
     return min(round(recipe.warmup_epochs * steps_per_epoch), steps // 10)
 
 
-def lr_factor(recipe: Recipe, step: int, steps: int, warmup: int, steps_per_epoch: int) -> float:
+def lr_factor(recipe: Recipe, step: int, steps: int, warmup: int, steps_per_epoch: float) -> float:
     """The share of the peak rate at `step` of `steps`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eyespot.data.loader import REPEAT
 from eyespot.draws import Draws, mix
@@ -17,6 +17,7 @@ from eyespot.errors import NonFiniteLoss
 from eyespot.methods.method import Method, total
 from eyespot.process import rank
 from eyespot.train.optimizers import set_rates
+from eyespot.train.parallel import Sharded, Whole, whole_tensor
 from eyespot.train.plan import Batch, Plan
 from eyespot.train.schedules import lr_factor, warmup_steps, weight_decay_at
 
@@ -30,10 +31,9 @@ DTYPES = {
 
 @dataclass
 class Engine:
-    """What a step works on. `model` is the method, wrapped by DDP where there are several processes."""
+    """What a step works on. `method` is what is trained: where weights are sharded, `parallel`'s copy."""
 
-    method: Method
-    model: nn.Module
+    parallel: Whole | Sharded
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # type: ignore[name-defined]
     plan: Plan
@@ -45,6 +45,10 @@ class Engine:
         if self.pending is not None:
             pending, self.pending = self.pending, None
             check_finite(*pending)
+
+    @property
+    def method(self) -> Method:
+        return self.parallel.method
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +107,7 @@ def training_step(engine: Engine, batch: dict[str, Any], where: Batch) -> StepRe
     warmup = warmup_steps(plan.recipe, plan.steps, plan.steps_per_epoch)
     lr = plan.lr * lr_factor(plan.recipe, where.step, plan.steps, warmup, plan.steps_per_epoch)
     method.progress = min(1.0, where.step / plan.steps)
-    set_rates(engine.optimizer, lr, weight_decay_at(plan.recipe, method.progress))
+    set_rates(engine.optimizer, lr, weight_decay_at(plan.recipe, method.progress), plan.lr)
     # dropout and drop-path: a function of (seed, step, process), so that resume repeats them
     torch.manual_seed(mix(mix(plan.seed) + where.step * 4096 + rank()) >> 1)
     sums: dict[str, Tensor] = {}
@@ -127,10 +131,9 @@ def _backward(
     with torch.no_grad():
         views = engine.method.views(on_device(batch, engine.device), draws)
     views = on_device(views, engine.device, dtype)
-    sync = getattr(engine.model, "no_sync", None)
-    with contextlib.nullcontext() if last or sync is None else sync():
+    with engine.parallel.averaging(last):
         with autocast(plan):
-            terms = engine.model(views, draws)
+            terms = engine.parallel.model(views, draws)
             loss = total(terms) / plan.accumulate
         detached = {k: v.detach() for k, v in terms.items()}
         engine.flush()
@@ -147,7 +150,7 @@ def _update(engine: Engine) -> Tensor | None:
     if plan.recipe.clip is not None:
         engine.scaler.unscale_(engine.optimizer)
         parameters = [p for g in engine.optimizer.param_groups for p in g["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, plan.recipe.clip)
+        norm = whole_tensor(torch.nn.utils.clip_grad_norm_(parameters, plan.recipe.clip))
     engine.scaler.step(engine.optimizer)
     engine.scaler.update()
     engine.optimizer.zero_grad(set_to_none=True)

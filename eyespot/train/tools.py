@@ -13,7 +13,7 @@ from torch import Tensor
 from eyespot.methods.method import Method
 from eyespot.runs import RunFolder
 from eyespot.train.fit import Listener, fit, silent
-from eyespot.train.plan import Plan
+from eyespot.train.plan import Plan, steps_of
 from eyespot.train.schedules import peak_lr
 from eyespot.views.image import clean
 
@@ -34,13 +34,13 @@ class RunTools:
         """Train `method` on the run's data by its own recipe for `epochs`; continues where it was interrupted."""
         recipe = method.recipe
         batch = min(recipe.batch_size, len(self.data))
-        per_epoch = len(self.data) // batch
+        per_epoch = len(self.data) / batch
         plan = Plan(
             recipe=recipe,
             lr=peak_lr(recipe, batch),
             batch_size=batch,
             steps_per_epoch=per_epoch,
-            steps=max(1, round(epochs * per_epoch)),
+            steps=steps_of(epochs, per_epoch),
             epochs=epochs,
             seed=self.plan.seed,
             device=self.plan.device,

@@ -335,6 +335,9 @@ class Case:
         values |= {f"plateau_{name}": value for name, value in self.plateaus.items()}
         values |= {k: v for k, v in (self.probes[-1] if self.probes else {}).items() if k != "step"}
         values |= {f"{k}_floor": v for k, v in self.floor.items() if k != "step"}
+        waits = [r["data_wait"] for r in self.history[-self.window :] if "data_wait" in r]
+        if waits:
+            values["data_wait"] = float(np.median(waits))
         if self.history and "grad_norm" in self.history[-1]:
             values["grad_norm"] = self.history[-1]["grad_norm"]
         return {k: float(v) for k, v in values.items() if math.isfinite(v)}

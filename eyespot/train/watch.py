@@ -54,6 +54,7 @@ class RunProbe:
         self.plateaus = dict(method.plateau(method.info.batch_size))
         self.history: list[dict[str, Any]] | None = None
         self.probes: list[dict[str, float]] = []
+        self.advice = ""
 
     @staticmethod
     def _head(method: Method) -> nn.Module | None:
@@ -64,6 +65,8 @@ class RunProbe:
         """Take note of a logged step."""
         if self.history is None:
             self.history = [r for r in self._logged() if r.get("step", 0) < record["step"]]
+            self.advice = next((r["advice"] for r in reversed(self.history) if "advice" in r), "")
+        self.advice = record.get("advice", self.advice)
         self.history.append(dict(record))
         if len(self.history) > MOST_RECORDS:
             self.history = self.history[::2]
@@ -97,6 +100,8 @@ class RunProbe:
     def _judge(self, final: bool) -> dict[str, Any]:
         history = self.history if self.history is not None else self._logged()
         verdict = judge(history, self.plateaus, self.probes, self.floor, steps=self.steps, final=final)
+        if verdict["state"] == "learning":
+            verdict["remedy"] = verdict["remedy"] or self.advice
         self._write(verdict)
         return verdict
 

@@ -218,6 +218,19 @@ def test_unmixed_rows_alone_are_plain_cross_entropy():
     torch.testing.assert_close(ours, cross_entropy(logits, labels))
 
 
+def test_without_mixtures_and_weight_it_is_fine_tuning_by_cross_entropy():
+    method, given = small(mix=False, eta=0.0).eval(), batch()
+    draws = Draws(index=given["index"])
+    views = method.views(given, draws)
+    terms = method(views, draws)
+    torch.testing.assert_close(terms["cross_entropy"], cross_entropy(method.predict(views["view"]), LABELS))
+    assert float(terms["contrast"].detach()) == 0
+    contrast = small(mix=False, eta=1.0).eval()(views, draws)["contrast"]
+    z = normalize(method.contrastor(method.backbone(views["view"])), dim=1)
+    expected = focal_supervised_contrast(z, LABELS, method.config.temperature, "paper")
+    torch.testing.assert_close(contrast, expected)
+
+
 @pytest.mark.parametrize("labels", [[2] * 6, [0, 1, 2, 3], [1]])
 def test_one_class_lonely_samples_and_a_single_sample_are_no_trouble(labels):
     method = small().eval()  # batch statistics of one sample do not exist

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from eyespot import cli
+from eyespot.declare import option_fields
 from eyespot.errors import NonFiniteLoss
-from eyespot.options import PretrainOptions, option_fields
+from eyespot.options import PretrainOptions
 
 TRAIN = ["pretrain", "simclr", "--data", "nowhere", "--out", "nowhere-out"]
 
@@ -46,6 +47,11 @@ def said(capsys, *words: str) -> tuple[int, str, str]:
         (["adapt", "simclr", "runs/a", "--data", "x", "--out", "y"], ["'simclr'", "eyespot pretrain simclr"]),
         (["methods", "simcl"], ["'simcl'", "'simclr'"]),
         (["evaluate", "runs/a", "--data", "x", "--jsn"], ["'--jsn'", "'--json'"]),
+        (["evaluate", "runs/a", "--data", "x", "--protocol", "knn,liner"], ["'liner'", "'linear'"]),
+        (["evaluate", "runs/a", "--data", "x", "--epochs", "3"], ["--epochs", "finetune"]),
+        (["compare"], ["RUNS is missing"]),
+        (["compare", "nowhere"], ["'nowhere'"]),
+        (["compare", "nowhere", "--test-data", "x"], ["--test-data needs --data"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(capsys, words, named):
@@ -99,6 +105,21 @@ def test_only_given_options_are_passed_on(monkeypatch):
         "with_": ["one", "two"],
         "lr": 1e-3,
     }
+
+
+def test_protocol_may_repeat_and_takes_one_word_each(monkeypatch):
+    calls = captured(monkeypatch, "evaluate")
+    words = ["--protocol", "knn,linear", "runs/a", "--protocol=retrieval", "--data", "x"]
+    assert cli.main(["evaluate", *words]) == 0
+    assert calls[0] == {"model": "runs/a", "data": "x", "protocol": ["knn,linear", "retrieval"], "json": False}
+
+
+def test_compare_takes_any_number_of_runs(monkeypatch):
+    calls = captured(monkeypatch, "compare")
+    assert cli.main(["compare", "runs/a", "runs/b", "--protocol", "knn", "--json"]) == 0
+    assert cli.main(["compare", "--data", "x", "runs/a"]) == 0
+    assert calls[0] == {"runs": ["runs/a", "runs/b"], "protocol": ["knn"], "json": True}
+    assert calls[1] == {"runs": ["runs/a"], "data": "x", "json": False}
 
 
 def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
@@ -185,7 +206,10 @@ QUICK = [
     "import eyespot; eyespot.methods()",
     "from eyespot.cli import main; main(['--help'])",
     "from eyespot.cli import main; main(['methods'])",
+    "from eyespot.cli import main; main(['export', 'runs/a', '--format', 'timmm', '--out', 'y'])",
     "from eyespot.cli import main; main(['pretrain', 'simclr', '--help'])",
+    "from eyespot.cli import main; main(['compare', 'nowhere'])",
+    "from eyespot.cli import main; main(['evaluate', 'runs/a', '--data', 'x', '--protocol', 'knm'])",
     "from eyespot.cli import main; main(['pretrain', 'simcrl', '--data', 'x', '--out', 'y'])",
 ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +73,29 @@ def picture(seed: int = 0, height: int = 20, width: int = 24) -> np.ndarray:
 def pictures() -> SimpleNamespace:
     """The functions above."""
     return SimpleNamespace(smooth=smooth, encode=encode, png=png, png16=png16, write=write, picture=picture)
+
+
+def write_tar(path: Path, files: dict[str, bytes], when: float = 1e9) -> Path:
+    """A tar of files by name, in this order; its time is long ago, so that its index is kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    os.utime(path, (when, when))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tars() -> SimpleNamespace:
+    return SimpleNamespace(write=write_tar)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Nothing that is kept between two starts is shared with another test, or with the user."""
+    monkeypatch.setenv("EYESPOT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)

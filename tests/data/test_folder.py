@@ -187,7 +187,9 @@ def test_nothing_to_read(tmp_path, pictures):
     with pytest.raises(UserError, match="is empty; give one that holds pictures"):
         open_source(tmp_path)
     pictures.write(tmp_path, {"a.txt": b"x", "b.txt": b"x", "c.mp4": b"x"})
-    with pytest.raises(UserError, match=r"holds no picture and no Parquet file, only other files \(2 .txt, 1 .mp4\)"):
+    with pytest.raises(
+        UserError, match=r"holds no picture, no Parquet file and no tar, only other files \(2 .txt, 1 .mp4\)"
+    ):
         open_source(tmp_path)
     with pytest.raises(UserError, match="neither a folder, a picture"):
         open_source(tmp_path / "c.mp4")

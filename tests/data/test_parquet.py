@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
 import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -151,7 +156,7 @@ def test_large_sets_are_mapped_from_a_file(tmp_path, pictures, monkeypatch):
         for i in range(8):
             assert torch.equal(source.load(i), decode(images[(2 * i + 1) % 8]))
         assert torch.equal(ParquetSource([file, file], memory=10).load(11), decode(images[3]))
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # one for each set, used again, nothing left over
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2  # one for each set, used again
 
 
 def test_cache_folder_that_cannot_be_written(tmp_path, pictures, monkeypatch):
@@ -160,6 +165,116 @@ def test_cache_folder_that_cannot_be_written(tmp_path, pictures, monkeypatch):
     source = ParquetSource([save(tmp_path / "a.parquet", {"image": encoded(pictures, 2)})], memory=1)
     with pytest.raises(UserError, match="set EYESPOT_CACHE"):
         source.load(0)
+
+
+def shards(tmp_path, pictures, n: int, rows: int) -> list[bytes]:
+    """n files of some rows each, in small row groups; the pictures in their order."""
+    images = encoded(pictures, n * rows)
+    for k in range(n):
+        part = slice(k * rows, (k + 1) * rows)
+        columns = {"image": images[part], "label": [k % 3] * rows}
+        save(tmp_path / "set" / f"train-{k:05d}-of-{n:05d}.parquet", columns, rows=2)
+    return images
+
+
+def test_many_shards_are_opened_one_by_one(tmp_path, pictures):
+    images = shards(tmp_path, pictures, 120, 1)
+    before, limits = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 40, limits[1]))
+    try:
+        for memory in (None, 1):
+            source = open_source(tmp_path / "set")
+            source.memory = source.memory if memory is None else memory
+            assert len(source) == 120 and source.labels.tolist() == [k % 3 for k in range(120)]
+            assert torch.equal(source.load(77), decode(images[77]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_pattern_of_shards(tmp_path, pictures):
+    images = shards(tmp_path, pictures, 3, 5)
+    source = open_source(f"{tmp_path}/set/train-{{00001..00002}}-of-00003.parquet")
+    assert len(source) == 10 and torch.equal(source.load(6), decode(images[11]))
+    assert source.path(6).endswith("train-00002-of-00003.parquet#1")
+
+
+def test_a_copy_takes_one_row_group_at_a_time(tmp_path, pictures, monkeypatch):
+    images, read = shards(tmp_path, pictures, 2, 6), []
+    group = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: (read.append(a[1]), group(*a, **k))[1])
+    source = open_source(tmp_path / "set")
+    source.memory = 1
+    assert read == [], "pictures were read before one was asked for"
+    assert torch.equal(source.load(9), decode(images[9])) and read == [0, 1, 2] * 2
+    again = open_source(tmp_path / "set")
+    again.memory = 1
+    assert torch.equal(again.load(3), decode(images[3])) and len(read) == 6, "the copy was made twice"
+
+
+@pytest.mark.parametrize("damage", [b"", b"ARROW1 nonsense", "half", "other rows"])
+def test_a_damaged_copy_is_made_again(tmp_path, pictures, damage):
+    images = shards(tmp_path, pictures, 1, 6)
+
+    def load(i):
+        source = open_source(tmp_path / "set")
+        source.memory = 1
+        return source.load(i)
+
+    load(0)
+    (copy,) = Path(os.environ["EYESPOT_CACHE"]).glob("*.arrow")
+    if damage == "other rows":
+        with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("image", pa.binary())])) as writer:
+            writer.write_table(pa.table({"image": [b"x"]}))
+    else:
+        copy.write_bytes(copy.read_bytes()[:-50] if damage == "half" else damage)
+    assert torch.equal(load(5), decode(images[5]))
+
+
+def test_a_disk_without_room(tmp_path, pictures, monkeypatch):
+    shards(tmp_path, pictures, 1, 4)
+    source = open_source(tmp_path / "set")
+    source.memory = 1
+    monkeypatch.setattr("eyespot.data.parquet.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(
+        UserError, match=r"GB are needed and 0.0 GB are free\); set EYESPOT_CACHE to a folder with room"
+    ):
+        source.load(0)
+    assert not list(Path(os.environ["EYESPOT_CACHE"]).glob("*.arrow"))
+
+
+COPY = """
+import fcntl
+import sys
+from pathlib import Path
+from eyespot.data import parquet
+write = parquet.ParquetSource._write
+parquet.ParquetSource._write = lambda self, target: (print("wrote", flush=True), sys.stdin.read(), write(self, target))
+lock = fcntl.flock
+fcntl.flock = lambda *given: (print("locks", flush=True), lock(*given))
+files = sorted(Path(sys.argv[1]).glob("*.parquet"))
+source = parquet.ParquetSource(files, memory=1)
+print("ready", flush=True)
+source.prepare()
+print("rows", len(source), flush=True)
+"""
+
+
+def test_one_process_makes_the_copy_and_the_others_wait(tmp_path, pictures):
+    shards(tmp_path, pictures, 1, 4)
+    command = [sys.executable, "-c", COPY, str(tmp_path / "set")]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while first.stdout.readline() not in ("wrote\n", ""):
+        pass
+    second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    said = [second.stdout.readline() for _ in range(2)]
+    ends = [job.communicate("", timeout=60)[0] for job in (first, second)]  # only now the first one goes on
+    assert said == ["ready\n", "locks\n"] and ends == ["rows 4\n"] * 2
+
+
+def test_no_rows(tmp_path):
+    file = save(tmp_path / "a.parquet", {"image": pa.array([], pa.binary())})
+    with pytest.raises(UserError, match="has no rows"):
+        open_source(file)
 
 
 def test_pickles_for_workers_that_are_not_forked(tmp_path, pictures):

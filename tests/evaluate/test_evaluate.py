@@ -12,7 +12,7 @@ import eyespot
 from eyespot.data.loader import Data
 from eyespot.data.sources import open_source
 from eyespot.errors import UserError
-from eyespot.evaluate import knn
+from eyespot.evaluate import knn, samples
 from eyespot.evaluate.features import extract
 from eyespot.evaluate.models import random_twin
 from eyespot.nets.backbones import backbone, save_backbone
@@ -150,6 +150,88 @@ def test_samples_on_both_sides_are_told(run, folders):
     result = eyespot.evaluate(run, folders[0], folders[0], floor=False, **QUICK)
     assert "60 of the 60 test samples are training samples" in result["config"]["warning"]
     assert "warning" not in eyespot.evaluate(run, *folders, floor=False, **QUICK)["config"]
+
+
+# --- several protocols ----------------------------------------------------------------------------------------
+class Counted(torch.nn.Module):
+    """Counts the pictures that pass through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 5, 3)
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.conv(x).mean((2, 3))
+
+
+def test_protocols_share_one_pass_of_the_model_and_of_its_floor(folders, monkeypatch):
+    net, twins = backbone(Counted(), image_size=16), []
+    made = samples.random_twin
+    monkeypatch.setattr(samples, "random_twin", lambda *a: twins.append(made(*a)) or twins[-1])
+    net.net.seen = 0
+    results = eyespot.evaluate(net, *folders, "knn,linear,low_shot,retrieval", **QUICK)
+    assert [r["protocol"] for r in results] == ["knn", "linear", "low_shot", "retrieval"]
+    assert net.net.seen == 60 + 24
+    assert [t.net.seen for t in twins] == [60 + 24]
+
+
+def test_several_protocols_are_a_list_of_what_one_gives(run, folders):
+    several = eyespot.evaluate(run, *folders, ["knn, linear", "retrieval", "knn"], **QUICK)
+    assert [r["protocol"] for r in several] == ["knn", "linear", "retrieval"]
+    for result in several:
+        one = eyespot.evaluate(run, *folders, result["protocol"], **QUICK)
+        assert isinstance(one, dict)
+        assert one | {"seconds": 0} == result | {"seconds": 0}
+    assert isinstance(eyespot.evaluate(run, *folders, ["knn"], floor=False, **QUICK), dict)
+    assert list(several[2]) == [
+        *("protocol", "version", "mAP", "R@1", "R@5", "R@10", "floor"),
+        *("n_train", "n_test", "classes", "seconds", "run", "config"),
+    ]
+    assert set(several[2]["floor"]) == {"mAP", "R@1", "R@5", "R@10"}
+
+
+def test_features_and_fine_tuning_in_one_call(run, folders):
+    results = eyespot.evaluate(run, *folders, "low-shot,finetune", epochs=0.4, floor=False, **QUICK)
+    assert [r["protocol"] for r in results] == ["low_shot", "finetune"]
+    assert results[0]["config"]["features"] != results[1]["config"]["features"]
+    alone = eyespot.evaluate(run, *folders, "finetune", epochs=0.4, floor=False, **QUICK)
+    assert alone | {"seconds": 0} == results[1] | {"seconds": 0}
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "low_shot", "retrieval", "finetune"])
+def test_one_class_and_one_sample_are_told(run, write, tmp_path, protocol):
+    single = write(tmp_path / "single", 1)
+    source = open_source(write(tmp_path / "one", 4))
+    for count in (12, 1):
+        source.labels = np.array([2] * count + [-1] * (12 - count))
+        expected = r"one class only \(down\)" if count > 1 else "No class of .* has two samples"
+        with pytest.raises(UserError, match=expected):
+            eyespot.evaluate(run, Data(source, workers=0), protocol=protocol)
+    with pytest.raises(UserError, match=r"No class of .* has two samples"):
+        eyespot.evaluate(run, single, protocol=protocol, **QUICK)
+
+
+@pytest.mark.parametrize("given", ["knn,knm", ["linear", "knm"], ""])
+def test_unknown_protocols(run, folders, given):
+    with pytest.raises(UserError, match=r"no protocol 'knm'; did you mean 'knn'|names none"):
+        eyespot.evaluate(run, *folders, given, **QUICK)
+
+
+# --- names of the data ----------------------------------------------------------------------------------------
+def test_samples_are_told_apart_whatever_their_folder_is_called(run, folders, write, tmp_path):
+    def known(*given, **options):
+        return eyespot.evaluate(run, *given, floor=False, **options, **QUICK)["config"]["data_id"]
+
+    moved = [shutil.copytree(f, tmp_path / f"moved{i}") for i, f in enumerate(folders)]
+    whole = known(*folders)
+    assert known(*moved) == whole
+    assert known(folders[1], folders[0]) != whole
+    assert known(folders[0]) == known(moved[0]) != whole
+    assert known(folders[0], seed=1) != known(folders[0])
+    assert known(*folders, seed=1) == whole
+    assert known(write(tmp_path / "fewer", 19), folders[1]) != whole
 
 
 # --- saved embeddings -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eyespot.losses.contrastive import cosines, info_nce, log_probability, moco, nt_xent
+from eyespot.losses.contrastive import cosines, info_nce, log_probability, moco, moco_v3, nt_xent
 
 
 @pytest.fixture
@@ -67,12 +67,10 @@ def test_moco_golden(golden):
 
 
 @pytest.mark.golden
-def test_in_batch_info_nce_golden(golden):
-    """MoCo v3 is InfoNCE over the batch's keys, times 2 T."""
+def test_moco_v3_golden(golden):
     arrays, params = golden("joint_embedding_bases__losses")
     z1, z2 = tensors(arrays, "z1", "z2")
-    t = params["temperature"]
-    loss = 2 * t * info_nce(cosines(z1, z2, t), torch.eye(len(z1), dtype=torch.bool))
+    loss = moco_v3(z1, z2, torch.arange(len(z1)), params["temperature"])
     assert loss.item() == pytest.approx(arrays["loss_mocov3_one_direction"].item(), rel=1e-4)
 
 
@@ -222,3 +220,40 @@ def test_moco_of_the_global_batch_is_the_mean_of_two_halves(rng):
     q, k, queue = normal(rng, 6, 4), normal(rng, 6, 4), normal(rng, 4, 5)
     halves = [moco(q[r], k[r], queue) for r in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, moco(q, k, queue))
+
+
+def test_moco_v3_is_the_slow_loop(rng):
+    query, keys, positives, total = normal(rng, 3, 4), normal(rng, 5, 4), [4, 0, 2], 0.0
+    for q, j in zip(query, positives, strict=True):
+        cosine = [float(q @ k / q.norm() / k.norm()) for k in keys]
+        total -= math.log(math.exp(cosine[j] / 0.3) / sum(math.exp(c / 0.3) for c in cosine))
+    loss = moco_v3(query, keys, torch.tensor(positives), 0.3)
+    assert loss.item() == pytest.approx(2 * 0.3 * total / 3, rel=1e-10)
+
+
+def test_moco_v3_is_in_batch_info_nce_times_twice_the_temperature(rng):
+    z1, z2 = normal(rng, 6, 4), normal(rng, 6, 4)
+    loss = 2 * 0.2 * info_nce(cosines(z1, z2, 0.2), torch.eye(6, dtype=torch.bool))
+    torch.testing.assert_close(moco_v3(z1, z2, torch.arange(6), 0.2), loss)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_moco_v3_limits(temperature):
+    rows, z = torch.arange(4), torch.eye(6, dtype=torch.float64)[:4]
+    aligned = 2 * temperature * math.log(1 + 3 * math.exp(-1 / temperature))
+    assert moco_v3(z, 3 * z, rows, temperature).item() == pytest.approx(aligned, rel=1e-10)
+    same = torch.ones(4, 6)
+    assert moco_v3(same, same, rows, temperature).item() == pytest.approx(2 * temperature * math.log(4), rel=1e-5)
+
+
+def test_moco_v3_of_the_global_batch_is_the_mean_of_two_halves(rng):
+    q, k = normal(rng, 6, 4), normal(rng, 6, 4)
+    halves = [moco_v3(q[r], k, torch.arange(6)[r]) for r in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, moco_v3(q, k, torch.arange(6)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_moco_v3_gives_the_query_alone_a_finite_gradient(value):
+    q, k = torch.full((4, 3), value, requires_grad=True), torch.ones(4, 3, requires_grad=True)
+    moco_v3(q, k, torch.arange(4)).backward()
+    assert torch.isfinite(q.grad).all() and k.grad is None

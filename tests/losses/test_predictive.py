@@ -20,10 +20,20 @@ def test_byol_is_the_squared_distance_of_unit_vectors():
     torch.testing.assert_close(byol(p, z), slow)
 
 
+def test_negative_cosine_is_the_slow_loop():
+    p, z = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    slow = -sum(float(a @ b / a.norm() / b.norm()) for a, b in zip(p, z, strict=True)) / 5
+    assert negative_cosine(p, z).item() == pytest.approx(slow, rel=1e-10)
+    torch.testing.assert_close(byol(p, z), 2 + 2 * negative_cosine(p, z))
+
+
 def test_limits():
     p = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert byol(p, p).item() == pytest.approx(0, abs=1e-6)
     assert byol(p, -p).item() == pytest.approx(4)
+    assert negative_cosine(p, 3 * p).item() == pytest.approx(-1)
+    assert negative_cosine(p, -p).item() == pytest.approx(1)
+    assert negative_cosine(p, p.flip(0)).item() == pytest.approx(0, abs=1e-6)
     assert byol(p, p.flip(0)).item() == pytest.approx(2)
 
 

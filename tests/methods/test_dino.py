@@ -11,6 +11,7 @@ from eyespot.losses.distillation import dino
 from eyespot.methods.image.dino import DINO, DINOConfig
 from eyespot.methods.method import Info
 from eyespot.nets.backbones import backbone
+from eyespot.nets.norms import has_batch_norm
 
 SMALL = {"prototypes": 24, "hidden": 32, "bottleneck": 16}
 
@@ -89,7 +90,7 @@ def test_the_prototypes_wait_for_the_first_epoch():
 
 
 def test_the_teacher_temperature_rises_and_stays():
-    method, seen = build(teacher_warmup=0.5), []
+    method, seen = build(teacher_warmup=0.5, teacher_temperature=0.07), []
     for progress in (0.0, 0.25, 0.5, 1.0):
         method.progress = progress
         seen.append(method.teacher_temperature())
@@ -122,3 +123,11 @@ def test_only_the_student_gets_a_finite_gradient():
 def test_a_scale_out_of_range_is_named():
     with pytest.raises(UserError, match="local_scale"):
         build(local_scale=(0.5, 0.2))
+
+
+def test_the_head_has_batch_norm_where_the_backbone_has():
+    assert has_batch_norm(build().head) and has_batch_norm(build().teacher)
+    assert not has_batch_norm(build(batch_norm=False).head)
+    torch.manual_seed(0)
+    net = DINO(backbone("vit_nano", image_size=16), DINOConfig(image_size=16, prototypes=8, hidden=16, bottleneck=8))
+    assert not has_batch_norm(net.head)

@@ -13,12 +13,14 @@ from eyespot.methods import catalog
 from eyespot.methods.method import Info
 from eyespot.nets.backbones import backbone
 from eyespot.train.build import build_method
-from eyespot.train.plan import Plan, epoch_rows
+from eyespot.train.plan import Plan, epoch_steps
 from eyespot.train.schedules import peak_lr
 
 SIDE, CLASSES = 16, 4
 SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
 SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16, "predictor_dim": 16, "predictor_depth": 1}
+SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
+"""What a method cannot share: two blocks of four rows whiten two dimensions."""
 
 
 def names(kind: str | None = None) -> list[str]:
@@ -85,10 +87,10 @@ def net_of(name: str) -> str:
     return "vit_nano" if str(catalog.find(name).recipe["backbone"]).startswith("vit") else "resnet8"
 
 
-def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True):
-    """A method with small heads on a small net, from seed 0."""
+def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True, seed: int = 0):
+    """A method with small heads on a small net."""
     entry = catalog.find(name)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     net = net or net_of(name)
     # widths of a few tens: the two-process job runs in float64
     options = {"width": 8} if net == "resnet8" and small else {}
@@ -97,7 +99,8 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     body = backbone(net, image_size=SIDE, **options)
     info = Info(samples=len(data), classes=CLASSES, class_names=Stripes.classes, batch_size=batch, epochs=epochs)
     fields = [f for f in entry.fields if f.name in SMALL and "tuple" not in f.annotation]
-    given = {f.name: SMALL[f.name] for f in fields} if small else toy_settings(entry)
+    own = SMALL_OF.get(name, {})
+    given = {f.name: SMALL[f.name] for f in fields} | own if small else toy_settings(entry)
     method = build_method(name, entry.kind, body, given, info, SIDE)
     method.prepared = prepared(name, data)
     return method
@@ -113,6 +116,6 @@ def prepared(name: str, data: Data) -> dict[str, torch.Tensor]:
 
 def plan_of(method, data: Data, batch: int = 8, steps: int = 20, **changes) -> Plan:
     recipe = replace(method.recipe, warmup_epochs=1)
-    per_epoch = len(epoch_rows(method, len(data), 0, batch, 0))
+    per_epoch = epoch_steps(method, len(data), batch, 0)
     lr = peak_lr(recipe, batch)
     return replace(Plan(recipe, lr, batch, per_epoch, steps, steps / per_epoch, log_every=5), **changes)

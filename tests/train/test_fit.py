@@ -16,10 +16,11 @@ from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods.method import Recipe
 from eyespot.runs import RunFolder
 from eyespot.train.checkpoint import load_checkpoint
-from eyespot.train.fit import fit
+from eyespot.train.fit import build_engine, fetch, fit
 from eyespot.train.optimizers import parameter_groups
-from eyespot.train.plan import Plan, epoch_rows, schedule_batches
+from eyespot.train.plan import Order, Plan, schedule_batches
 from eyespot.train.schedules import lr_factor, peak_lr, weight_decay_at
+from eyespot.train.step import training_step
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import Toy, ToyData
@@ -175,7 +176,7 @@ def test_every_process_gets_its_part_of_the_same_global_batch(world, accumulate)
     plan = plan_of(11, accumulate=accumulate)
     parts = [list(schedule_batches(Toy(), 43, plan, 0, 11, r, world)) for r in range(world)]
     for step in range(11):
-        whole = epoch_rows(Toy(), 43, step // 5, 8, 0)[step % 5]
+        whole = Order(Toy(), 43, plan).step(step)[1]
         m = 8 // (world * accumulate)
         seen = [parts[r][step].rows.reshape(accumulate, m) for r in range(world)]
         assert np.array_equal(np.stack(seen, 1).reshape(-1), whole)
@@ -216,6 +217,23 @@ def test_norms_and_biases_are_not_decayed():
             assert (group["weight_decay"] == 0.0) == (parameter.dim() <= 1)
 
 
+def test_a_group_may_keep_the_peak_rate():
+    class Two(Toy):
+        def param_groups(self):
+            named = list(self.named_parameters())
+            return [{"params": named[:2], "lr_scale": 0.5}, {"params": named[2:], "lr_scale": 2.0, "scheduled": False}]
+
+    recipe, seen = Recipe(optimizer="sgd", warmup_epochs=1), []
+    method = Two()
+    engine = build_engine(method, plan_of(10, recipe=recipe, lr=0.1), 1)
+    for where, batch, _ in fetch(ToyData(), schedule_batches(method, len(ToyData()), engine.plan, 0, 10, 0, 1), engine):
+        lr = training_step(engine, batch, where).lr
+        rates = {group["lr_scale"]: group["lr"] for group in engine.optimizer.param_groups}
+        assert rates == {0.5: 0.5 * lr, 2.0: pytest.approx(0.2)}
+        seen.append(lr)
+    assert min(seen) < 0.01 < 0.05 < max(seen)
+
+
 def test_a_replay_hears_the_errors_of_its_rows():
     class Replay(ToyData):
         def __init__(self):
@@ -234,7 +252,7 @@ def test_a_replay_hears_the_errors_of_its_rows():
     data = Replay()
     fit(Errors(), data, plan_of(3))
     assert [shape for _, shape in data.heard] == [(8,)] * 3
-    assert data.heard[0][0] == epoch_rows(Toy(), 40, 0, 8, 0)[0].tolist()
+    assert data.heard[0][0] == Order(Toy(), 40, plan_of(3)).step(0)[1].tolist()
 
 
 def test_dropout_differs_from_step_to_step_and_comes_back_with_the_step():

@@ -14,7 +14,6 @@ copy's logits keeps one prototype from taking everything, sharpening them keeps 
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from eyespot.draws import Draws
-from eyespot.errors import UserError
 from eyespot.losses.distillation import dino, moved_centre
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, small_view_size
 from eyespot.methods.method import Info, Method, Recipe
-from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_pair, check_ranges
+from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import DinoHead
+from eyespot.nets.norms import has_batch_norm
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.process import all_mean
 from eyespot.views.image import ViewSpec, multi_crop
@@ -41,8 +40,8 @@ class DINOConfig(AsymmetricViews):
     """Number P of prototypes (4096 on CIFAR, 65536 on ImageNet)."""
     temperature: float = 0.1
     """T, of the student's softmax."""
-    teacher_temperature: float = 0.07
-    """T_t, of the copy's softmax, after its warm-up."""
+    teacher_temperature: float = 0.04
+    """T_t, of the copy's softmax, after its warm-up (0.07 in long runs; in short ones it ends at the plateau)."""
     teacher_temperature_start: float = 0.04
     """T_t at the start."""
     teacher_warmup: float = 0.3
@@ -59,6 +58,8 @@ class DINOConfig(AsymmetricViews):
     """Width of the hidden layers of the head (2048 in the paper)."""
     bottleneck: int = 128
     """Width of the embedding that the prototypes see (256 in the paper)."""
+    batch_norm: bool | None = None
+    """Whether the hidden layers of the head carry batch norm; none is yes for backbones with batch norm."""
     crop_min: float = 0.25
     """Least share of the picture's area that a large view keeps."""
     local_crops: int = 4
@@ -82,12 +83,13 @@ class DINO(Method):
     def __init__(self, backbone: Backbone, config: DINOConfig = DINOConfig(), info: Info | None = None):
         super().__init__(backbone, config, info)
         _check(config)
-        self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck)
+        # without it the features of a small convolutional net are too alike for the teacher to tell views apart
+        norms = has_batch_norm(backbone) if config.batch_norm is None else config.batch_norm
+        norm = "batch" if norms else None
+        self.head = DinoHead(backbone.embed_dim, config.prototypes, config.hidden, config.bottleneck, norm=norm)
         self.teacher = Teacher(self._student())
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.local_size = config.local_size or _local_size(backbone, config.image_size)
-        if config.local_crops:
-            _try_size(backbone, self.local_size)
+        self.local_size = small_view_size(backbone, config)
         self._means: list[Tensor] = []
 
     def _student(self) -> nn.Module:
@@ -159,26 +161,7 @@ def _logits(net: nn.Module, views: list[Tensor]) -> Tensor:
     return net(torch.cat(views)).unflatten(0, (len(views), -1))
 
 
-def _local_size(backbone: Backbone, image_size: int) -> int:
-    patch = getattr(backbone, "patch", 16)
-    return math.ceil(image_size * 3 / 7 / patch) * patch
-
-
-@torch.no_grad()
-def _try_size(backbone: Backbone, size: int) -> None:
-    """Some nets take pictures of one size only: say so now, not at the first step."""
-    pixels = backbone.mean.view(1, -1, 1, 1).expand(1, -1, size, size)
-    try:
-        copy.deepcopy(backbone).eval()(pixels)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The backbone {backbone.name} does not take small views of {size} px ({error}); "
-            "set local_crops=0, or local_size to a size it takes."
-        ) from error
-
-
 def _check(config: DINOConfig) -> None:
     check_ranges(config, temperature=POSITIVE, teacher_temperature=POSITIVE, teacher_temperature_start=POSITIVE)
-    check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH, local_crops=(0, None), local_size=WIDTH)
+    check_ranges(config, prototypes=WIDTH, hidden=WIDTH, bottleneck=WIDTH)
     check_ranges(config, momentum=SHARE, momentum_end=SHARE, centre_momentum=SHARE, teacher_warmup=SHARE)
-    check_pair(config, "local_scale")

@@ -1,0 +1,84 @@
+"""The retrieval protocol: a slow version, blocks and chunks, what it must give for extreme features."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from eyespot.evaluate import knn, retrieval
+
+
+def cloud(n, d=6, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    centres = torch.randn(classes, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    return centres[labels] + torch.randn(n, d, generator=generator, dtype=torch.float64), labels
+
+
+def test_agrees_with_scikit_learn_and_a_loop():
+    train, labels = cloud(60)
+    test, test_labels = cloud(25, seed=1)
+    metrics, config = retrieval.run(train, labels, test, test_labels, 3)
+    precisions, firsts = [], []
+    for q, label in zip(test, test_labels, strict=True):
+        cosines = np.array([float(q @ t / (q.norm() * t.norm())) for t in train])
+        relevant = (labels == label).numpy()
+        precisions.append(average_precision_score(relevant, cosines))
+        firsts.append(int(np.flatnonzero(relevant[np.argsort(-cosines)])[0]) + 1)
+    assert metrics["mAP"] == pytest.approx(100 * np.mean(precisions), rel=1e-12)
+    for k in (1, 5, 10):
+        assert metrics[f"R@{k}"] == pytest.approx(100 * np.mean([f <= k for f in firsts]))
+    assert config == {"queries": "test samples", "bank": "training samples", "similarity": "cosine"}
+
+
+def test_constants_are_frozen():
+    assert (retrieval.NAME, retrieval.VERSION, retrieval.RANKS) == ("retrieval", 1, (1, 5, 10))
+
+
+@pytest.mark.parametrize(("block", "queries", "chunk"), [(1, 512, 7), (150, 512, 50), (1 << 21, 3, 1)])
+def test_blocks_and_chunks_change_nothing(monkeypatch, block, queries, chunk):
+    train, labels = cloud(50)
+    test, test_labels = cloud(11, seed=1)
+    whole = retrieval.run(train, labels, test, test_labels, 3)
+    monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(retrieval, "QUERIES", queries)
+    monkeypatch.setattr(retrieval, "BANK_CHUNK", chunk)
+    metrics, _ = retrieval.run(train, labels, test, test_labels, 3)
+    assert metrics == pytest.approx(whole[0], rel=1e-12)
+
+
+def test_memory_is_one_block_whatever_the_number_of_samples(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK", 6000)
+    sizes, rank = [], retrieval.ranking
+
+    def watched(scores, relevant):
+        sizes.append(scores.numel())
+        return rank(scores, relevant)
+
+    monkeypatch.setattr(retrieval, "ranking", watched)
+    for n in (200, 3000):
+        retrieval.run(*cloud(n), *cloud(100, seed=1), 3)
+    assert max(sizes) <= 6000 and len(sizes) > 50
+
+
+def test_first_recall_is_the_nearest_neighbour():
+    train, labels = cloud(80)
+    test, test_labels = cloud(40, seed=1)
+    metrics, _ = retrieval.run(train, labels, test, test_labels, 3)
+    assert metrics["R@1"] == pytest.approx(knn.run(train, labels, test, test_labels, 3, k=1)[0]["top1"])
+    assert metrics["R@1"] <= metrics["R@5"] <= metrics["R@10"]
+
+
+def test_perfect_and_constant_features():
+    labels = torch.arange(3).repeat_interleave(10)
+    perfect = torch.eye(3)[labels]
+    metrics, _ = retrieval.run(perfect, labels, perfect, labels, 3)
+    assert set(metrics.values()) == {100.0}
+    constant, _ = retrieval.run(torch.ones(30, 4), labels, torch.ones(30, 4), labels, 3)
+    assert constant["R@10"] == 0.0 and constant["mAP"] < 100 / 3
+
+
+def test_a_small_bank_is_noted_and_half_precision_compared_in_single():
+    train, labels = cloud(6)
+    metrics, config = retrieval.run(train.half(), labels, train.half(), labels, 3)
+    assert metrics["R@1"] == 100.0 and "only 6 training samples" in config["note"]
