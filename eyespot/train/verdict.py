@@ -219,10 +219,6 @@ class Case:
     def stalled(self) -> Verdict | None:
         if self._better():
             return None
-        if self.final and "projection_cosine" in self.floor and self.probes and self._worse(self.probes[-1]):
-            # a loss that compares views is at its end, and what it was for has become worse
-            beside = f"kNN {self.probes[-1]['knn']:.1f} %{self._beside('knn', '{:.1f} %')}"
-            return Verdict("stalled", f"neighbours are clearly worse than with random weights: {beside}", WORSE)
         n = len(self.losses)
         if n < 2:
             reason = self._resting() or f"{self.step} steps are too few to learn anything"
@@ -320,7 +316,7 @@ class Case:
             parts.append(f"effective rank {last['effective_rank']:.1f}" + self._beside("effective_rank", "{:.1f}"))
         remedy = ""
         if self.final and "knn" in last and "knn" in self.floor and last["knn"] < self.floor["knn"]:
-            remedy = "neighbours are not better than with random weights yet: train longer, or on more pictures"
+            remedy = WORSE if self._worse(last) else NOT_BETTER
         return Verdict("learning", ", ".join(parts) or "nothing was measured", remedy)
 
     def _beside(self, name: str, form: str) -> str:
@@ -348,7 +344,9 @@ COLLAPSED = (
     "lower the rate (--lr) or raise the batch size, and keep the method's defences (teacher momentum, predictor, "
     "centring, temperature) at their defaults"
 )
+NOT_BETTER = "neighbours are not better than with random weights yet: train longer, or on more pictures"
 WORSE = (
-    "train longer, or on more pictures, lower the rate (--lr), and check that the views keep what tells classes apart"
+    "neighbours are clearly worse than with random weights: measure a linear probe too (eyespot evaluate); if it is no "
+    "better, lower the rate (--lr), train longer, and check that views keep what tells classes apart"
 )
 STALLED = "train longer, try a rate 3 times higher or lower, and check that pictures vary and views can be matched"

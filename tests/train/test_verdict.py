@@ -108,17 +108,16 @@ def test_a_loss_with_a_moving_target_may_rise():
     assert state(rising, None, [HEALTHY], FLOOR) == "learning"
 
 
-def test_neighbours_that_end_worse_than_random_are_no_success():
+def test_neighbours_that_end_worse_than_random_get_a_remedy():
+    """They are no verdict: on small sets a linear probe may find the classes better, and neighbours worse."""
     floor = {"mean_cosine": 0.9, "spread": 0.4, "effective_rank": 40.0, "knn": 30.0, "projection_cosine": 0.8}
     probe = {"mean_cosine": 0.8, "spread": 0.5, "effective_rank": 20.0, "knn": 22.0, "knn_error": 2.0}
     records = history(falling())
-    assert judge(records, {}, [probe], floor, steps=1000)["state"] == "learning", "it may still come"
+    assert judge(records, {}, [probe], floor, steps=1000)["remedy"] == "", "it may still come"
     ended = judge(records, {}, [probe], floor, steps=1000, final=True)
-    assert ended["state"] == "stalled" and "22.0 %" in ended["reason"] and ended["remedy"]
+    assert ended["state"] == "learning" and "clearly worse" in ended["remedy"] and "22.0 %" in ended["reason"]
     near = judge(records, {}, [probe | {"knn": 27.0}], floor, steps=1000, final=True)
     assert near["state"] == "learning" and "not better" in near["remedy"], "within the error of the measure"
-    rebuilt = {k: v for k, v in floor.items() if k != "projection_cosine"}
-    assert judge(records, {}, [probe], rebuilt, steps=1000, final=True)["state"] == "learning"
 
 
 def test_converged_is_not_stalled():
