@@ -148,7 +148,7 @@ def test_the_copy_follows_both_heads():
 
 
 def test_patches_have_a_temperature_of_their_own():
-    method = build(teacher_patch_temperature=0.05, teacher_warmup=0.5)
+    method = build(teacher_temperature=0.07, teacher_patch_temperature=0.05, teacher_warmup=0.5)
     encoded = {k: v.detach() for k, v in method.encode(views()).items()}
     method.progress = 1.0
     classes, patches = method.targets(encoded)

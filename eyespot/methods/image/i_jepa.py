@@ -38,7 +38,7 @@ from eyespot.nets.backbones import Backbone
 from eyespot.nets.decoders import BlockPredictor
 from eyespot.nets.teacher import Teacher
 from eyespot.nets.vit import ViTBackbone, gather_tokens
-from eyespot.process import gather
+from eyespot.process import all_max
 from eyespot.views.image import ViewSpec, view
 from eyespot.views.masks import context_and_targets, first_tokens
 
@@ -131,7 +131,7 @@ class IJEPA(Method):
         scales = {"target_scale": c.target_scale, "context_scale": c.context_scale, "target_aspect": c.target_aspect}
         context, targets = context_and_targets(draws, shape, c.targets, **scales, least=least)
         context = context.flatten(1)
-        shortest = int(gather(context.sum(1)).min())
+        shortest = -all_max(-int(context.sum(1).min()))[0]
         if shortest < 1:
             raise UserError(
                 f"{c.targets} targets of up to {c.target_scale[1]} of {shape[0]} x {shape[1]} patches leave no context "
