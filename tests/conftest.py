@@ -60,6 +60,10 @@ SHARED_NUMBERS: dict[str, tuple[str, ...]] = {
     "vicreg": ("joint_embedding_bases__losses", "loss_vicreg", "loss_vicreg_inv", "loss_vicreg_var", "loss_vicreg_cov"),
     "w_mse": ("joint_embedding_bases__losses", "loss_wmse_on_given", "whitened_z1"),
     "mae": ("masked_bases__losses", "mae_loss"),
+    "simmim": ("masked_bases__losses", "sim_loss"),
+    "i_jepa": ("masked_bases__losses", "ij_loss"),
+    "ibot": ("masked_bases__losses", "ib_loss_cls", "ib_loss_patch", "ib_center_new", "ib_center2_new"),
+    "dinov2": ("masked_bases__losses", "koleo"),
 }
 """A set of several methods, and what in it is this method's; other sets carry their method's name: METHOD__WHAT."""
 Numbers = set[tuple[str, str]]

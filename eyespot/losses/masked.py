@@ -47,13 +47,15 @@ def mae_loss(prediction: Tensor, target: Tensor, mask: Tensor, norm_pix: bool = 
 
 
 @full_precision
-def simmim_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, patch: int) -> Tensor:
-    """Mean absolute error over hidden pixels (Xie et al., CVPR 2022): sum |x - x_hat| m / (sum m + 1e-5) / C.
+def simmim_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, patch: int, eps: float = 1e-5) -> Tensor:
+    """Mean absolute error over hidden pixels (Xie et al., CVPR 2022): sum |x - x_hat| m / (sum m + eps) / C.
 
     Args:
         reconstruction, target: [B, C, H, W], the target standardised by the backbone's statistics.
         mask: [B, H / patch, W / patch], 1 where hidden.
+        eps: keeps the loss of a mask that hides nothing at 0. With 0 the mean over equal parts of a batch is the
+            loss of the batch.
     """
     pixels = mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2).unsqueeze(1).to(target.dtype)
     error = (reconstruction - target).abs() * pixels
-    return error.sum() / (pixels.sum() + 1e-5) / target.shape[1]
+    return error.sum() / (pixels.sum() + eps) / target.shape[1]

@@ -11,7 +11,7 @@ import torch
 
 from eyespot.errors import UserError
 from eyespot.methods.method import Method, MethodConfig
-from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_ranges
+from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_pair, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.views import recipes
 from eyespot.views.image import ViewSpec
@@ -80,9 +80,7 @@ def small_view_size(backbone: Backbone, config: Any, crops: int) -> int:
         UserError: `local_crops`, `local_size` or `local_scale` is out of range, or the backbone takes no such pictures.
     """
     check_ranges(config, local_crops=(0, None), local_size=WIDTH)
-    low, high = config.local_scale
-    if not 0 < low <= high <= 1:
-        raise UserError(f"local_scale={config.local_scale} is out of range; give two shares, 0 < low <= high <= 1.")
+    check_pair(config, "local_scale")
     patch = getattr(backbone, "patch", 16)
     size = config.local_size or math.ceil(config.image_size * 3 / 7 / patch) * patch
     if crops:

@@ -15,6 +15,17 @@ VIEW = {"crop_min": CROP, "jitter": JITTER, "grey": SHARE, "blur": SHARE, "flip"
 """Bounds of the arguments of `eyespot.views.recipes`."""
 
 
+def check_pair(config: Any, name: str) -> None:
+    """The field `name` of `config` must be two shares, 0 < low <= high <= 1.
+
+    Raises:
+        UserError: names the argument and its value.
+    """
+    low, high = getattr(config, name)
+    if not 0 < low <= high <= 1:
+        raise UserError(f"{name}={getattr(config, name)} is out of range; give two shares, 0 < low <= high <= 1.")
+
+
 def check_ranges(config: Any, **bounds: tuple[float | None, float | None]) -> None:
     """Every named field of `config` must lie in its bounds, both included; None is no bound, a field None passes.
 

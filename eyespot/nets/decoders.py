@@ -1,4 +1,5 @@
-"""Decoders that predict pictures from tokens or maps: MAE's transformer, and the same over a feature map."""
+"""Decoders that predict pictures from tokens or maps, MAE's transformer and the same over a feature map; and I-JEPA's
+predictor of features from features."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from eyespot.errors import UserError
 from eyespot.nets.heads import PixelShuffleDecoder
-from eyespot.nets.vit import sincos_positions
+from eyespot.nets.vit import gather_tokens, sincos_positions
 
 
 def _blocks(dim: int, depth: int, heads: int) -> nn.Sequential:
@@ -95,3 +96,52 @@ class MapDecoder(nn.Module):
         x = x + sincos_positions(x.shape[-1], (h, w), 0)[None].to(x)
         x = self.norm(self.blocks(x))
         return self.head(x.transpose(1, 2).unflatten(2, (h, w)))
+
+
+class BlockPredictor(nn.Module):
+    """I-JEPA's predictor (Assran et al., CVPR 2023): features at the places of target blocks from those of a context.
+
+    A narrow transformer sees the context's tokens with their positions, and for one block a mask token with the
+    position of each of its places. Blocks are predicted one apart from the other.
+
+    Args:
+        width_in: D, width of the encoder's tokens and of the prediction.
+        grid: patches a side at which the frozen sine-cosine positions are made; others are made when met.
+        dim, depth, heads: of the blocks.
+    """
+
+    positions: Tensor
+
+    def __init__(self, width_in: int, grid: int, dim: int, depth: int, heads: int):
+        super().__init__()
+        self.dim, self.grid = dim, grid
+        self.embed = nn.Linear(width_in, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = _blocks(dim, depth, heads)
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, width_in)
+        self.register_buffer("positions", sincos_positions(dim, grid, 0), persistent=False)
+        _xavier(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, keep: Tensor, targets: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
+        """Predictions [B, T, n, D].
+
+        Args:
+            tokens: the encoder's patch tokens [B, l, D].
+            keep: int64 [B, l], their places.
+            targets: int64 [B, T, n], the places of T blocks.
+            shape: rows and columns of patches; None: grid x grid.
+        """
+        b, blocks, n = targets.shape
+        x = self.embed(tokens)
+        table = self._positions(shape, x).expand(b, -1, -1)
+        context = (x + gather_tokens(table, keep)).repeat_interleave(blocks, 0)
+        asked = self.mask_token.to(x.dtype) + gather_tokens(table, targets.flatten(1)).reshape(b * blocks, n, -1)
+        out = self.norm(self.blocks(torch.cat([context, asked], 1)))[:, tokens.shape[1] :]
+        return self.head(out).unflatten(0, (b, blocks))
+
+    def _positions(self, shape: tuple[int, int] | None, like: Tensor) -> Tensor:
+        same = shape in (None, (self.grid, self.grid))
+        table = self.positions if same else sincos_positions(self.dim, shape, 0)  # type: ignore[arg-type]
+        return table[None].to(like)

@@ -127,6 +127,79 @@ def block_mask(
     return torch.from_numpy(mask).to(draws.device)
 
 
+def context_and_targets(
+    draws: Draws,
+    grid: int | tuple[int, int],
+    targets: int = 4,
+    *,
+    target_scale: tuple[float, float] = (0.15, 0.2),
+    target_aspect: tuple[float, float] = (0.75, 1.5),
+    context_scale: tuple[float, float] = (0.85, 1.0),
+    least: int = 10,
+    attempts: int = 20,
+    name: str = "blocks",
+) -> tuple[Tensor, Tensor]:
+    """I-JEPA's blocks (Assran et al. 2023, section 3): some target blocks, and a large context block without them.
+
+    Sizes are drawn once for the whole global batch, places for every sample. A block of share s of the N tokens and
+    aspect a has round(sqrt(N s a)) rows and round(sqrt(N s / a)) columns; the context has aspect 1. Where the targets
+    leave less than `least` tokens of the context, the sample's places are drawn again; after `attempts` draws the one
+    that leaves most is taken. (The authors' code lets context and targets overlap then; here they never do.)
+
+    Args:
+        draws: B draws.
+        grid: patches a side, or (rows, columns).
+        targets: number T of target blocks; they may overlap each other.
+
+    Returns:
+        context: bool [B, rows, columns], true where the context is.
+        ids: int64 [B, T, n], the tokens of each target block, row-major.
+    """
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    scale, aspect, wide = draws.step_uniform(f"{name}/size", 3).tolist()
+    size = _block_size(rows, columns, _between(target_scale, scale), _between(target_aspect, aspect))
+    large = _block_size(rows, columns, _between(context_scale, wide), 1.0)
+    context = np.zeros((len(draws), rows, columns), dtype=bool)
+    tokens = np.zeros((len(draws), targets, size[0] * size[1]), dtype=np.int64)
+    left = np.full(len(draws), -1)
+    for attempt in range(attempts):
+        u = draws.uniform64(f"{name}{attempt}", 2 * targets + 2).reshape(len(draws), targets + 1, 2)
+        places, ids = _place(u[:, 1:], size, rows, columns)
+        seen = _place(u[:, :1], large, rows, columns)[0][:, 0] & ~places.any(1)
+        count = seen.sum((1, 2))
+        better = (left < least) & (count > left)
+        context[better], tokens[better], left[better] = seen[better], ids[better], count[better]
+        if (left >= least).all():
+            break
+    return torch.from_numpy(context).to(draws.device), torch.from_numpy(tokens).to(draws.device)
+
+
+def _between(bounds: tuple[float, float], share: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * share
+
+
+def _block_size(rows: int, columns: int, scale: float, aspect: float) -> tuple[int, int]:
+    area = rows * columns * scale
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    return min(rows, max(1, height)), min(columns, max(1, width))
+
+
+def _place(u: np.ndarray, size: tuple[int, int], rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of one size at places u [B, T, 2] in [0, 1): bool [B, T, rows, columns], and their tokens [B, T, n]."""
+    (height, width), (b, t) = size, u.shape[:2]
+    top = np.floor(u[..., 0] * (rows - height + 1)).astype(np.int64)[..., None, None]
+    start = np.floor(u[..., 1] * (columns - width + 1)).astype(np.int64)[..., None, None]
+    ids = ((top + np.arange(height)[:, None]) * columns + start + np.arange(width)).reshape(b, t, height * width)
+    block = np.zeros((b, t, rows * columns), dtype=bool)
+    np.put_along_axis(block, ids, True, axis=2)
+    return block.reshape(b, t, rows, columns), ids
+
+
+def first_tokens(mask: Tensor, count: int) -> Tensor:
+    """The first `count` places where each row of the mask [B, L] is true: int64 [B, count], in their order."""
+    return (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
+
+
 def frequency_mask(
     size: int | tuple[int, int], radius1: float, radius2: float, low_pass: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:

@@ -109,3 +109,43 @@ def test_only_the_scores_get_a_finite_gradient(value):
     assert scores.grad is not None and torch.isfinite(scores.grad).all()
     assert codes.grad is None
     assert not sinkhorn(scores[0]).requires_grad
+
+
+def cosines(n=6, p=4):
+    return torch.rand(n, p, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_one_sample_a_prototype_is_the_hard_assignment():
+    torch.testing.assert_close(sinkhorn(torch.eye(4), 0.05), torch.eye(4), atol=1e-6, rtol=0)
+
+
+def test_low_temperatures_and_empty_batches_stay_finite():
+    assert sinkhorn(cosines().float(), 0.01).isfinite().all()
+    assert sinkhorn(torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_parts_of_unequal_size_that_add_up_their_totals_are_the_whole():
+    """Two parts in lockstep, as two processes are."""
+    parts, totals = list(cosines().split([4, 2])), {}
+
+    def across(part, other):
+        count = iter(range(9))
+
+        def add(total):
+            step = next(count)
+            totals[part, step] = total
+            return total + other_totals[step]
+
+        other_totals = other
+        return add
+
+    # the other part's totals are found by running both in turn, one round more each time
+    known = {0: [], 1: []}
+    for rounds in range(1, 4):
+        for part in (0, 1):
+            fill = known[1 - part] + [torch.zeros(4).double()] * (rounds - len(known[1 - part]))
+            sinkhorn(parts[part], 0.1, rounds, across(part, fill))
+        for part in (0, 1):
+            known[part] = [totals[part, r] for r in range(rounds)]
+    made = [sinkhorn(parts[p], 0.1, 3, across(p, known[1 - p])) for p in (0, 1)]
+    torch.testing.assert_close(torch.cat(made), sinkhorn(cosines(), 0.1, 3))

@@ -99,3 +99,17 @@ def test_simmim_units_at_192_px():
     mask = simmim_mask(torch.rand(2, 36), 192, 32, 4)
     assert mask.shape == (2, 48, 48)
     assert int(mask[0].sum()) == 22 * 64
+
+
+def test_simmim_of_a_batch_is_the_mean_of_its_parts():
+    x, y = torch.rand(4, 3, 8, 8).double(), torch.rand(4, 3, 8, 8).double()
+    mask = simmim_mask(torch.rand(4, 4), 8, 4, 2, 0.5)
+    parts = [simmim_loss(x[i : i + 2], y[i : i + 2], mask[i : i + 2], 2, eps=0.0) for i in (0, 2)]
+    torch.testing.assert_close(sum(parts) / 2, simmim_loss(x, y, mask, 2, eps=0.0), rtol=1e-13, atol=0)
+
+
+def test_simmim_limits():
+    x, none = torch.rand(2, 3, 8, 8), torch.zeros(2, 4, 4, dtype=torch.bool)
+    assert simmim_loss(x, x + 1, none, 2) == 0
+    assert simmim_loss(x, x, ~none, 2) == 0
+    assert float(simmim_loss(x, x + 0.25, ~none, 2)) == pytest.approx(0.25)

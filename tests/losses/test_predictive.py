@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eyespot.losses.predictive import byol, negative_cosine
+from eyespot.losses.predictive import byol, latent, negative_cosine
 
 
 @pytest.mark.golden
@@ -47,3 +47,41 @@ def test_only_the_prediction_gets_a_finite_gradient():
     byol(p, z).backward()
     assert p.grad is not None and torch.isfinite(p.grad).all()
     assert z.grad is None
+
+
+# --- I-JEPA -----------------------------------------------------------------------------------------------------
+@pytest.mark.golden
+def test_latent_agrees_with_the_recorded_numbers(golden):
+    arrays, _ = golden("masked_bases__losses")
+    loss = latent(torch.from_numpy(arrays["ij_pred"]), torch.from_numpy(arrays["ij_target"]))
+    torch.testing.assert_close(loss, torch.from_numpy(arrays["ij_loss"]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["smooth_l1", "l2"])
+def test_latent_is_the_slow_loop(distance):
+    torch.manual_seed(0)
+    p, t = 2 * torch.randn(2, 3, 5).double(), torch.randn(2, 3, 5).double()
+    costs = []
+    for row, wanted in zip(p.flatten(0, 1), t.flatten(0, 1), strict=True):
+        mean = sum(wanted) / 5
+        deviation = (sum((v - mean) ** 2 for v in wanted) / 5 + 1e-5) ** 0.5
+        for a, b in zip(row, wanted, strict=True):
+            d = abs(float(a - (b - mean) / deviation))
+            costs.append(d * d if distance == "l2" else 0.5 * d * d if d < 1 else d - 0.5)
+    assert latent(p, t, distance).item() == pytest.approx(sum(costs) / len(costs))
+
+
+def test_latent_limits():
+    target = torch.tensor([[3.0, 5.0]])  # normed: -1, 1
+    assert latent(torch.tensor([[-1.0, 1.0]]), target).item() == pytest.approx(0, abs=1e-8)
+    assert latent(torch.zeros(1, 2), target).item() == pytest.approx(0.5, abs=1e-4)
+    assert latent(torch.zeros(1, 2), target, "l2").item() == pytest.approx(1.0, abs=1e-4)
+    assert latent(torch.tensor([[1.0, 3.0]]), target).item() == pytest.approx(1.5, abs=1e-4)
+    assert latent(torch.zeros(1, 2), torch.full((1, 2), 7.0)).item() == 0
+
+
+def test_latent_teaches_the_prediction_only():
+    p, t = torch.zeros(4, 3, requires_grad=True), torch.ones(4, 3, requires_grad=True)
+    latent(p, t).backward()
+    assert p.grad is not None and torch.isfinite(p.grad).all()
+    assert t.grad is None

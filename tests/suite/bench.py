@@ -18,7 +18,7 @@ from eyespot.train.schedules import peak_lr
 
 SIDE, CLASSES = 16, 4
 SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
-SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16}
+SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16, "predictor_dim": 16, "predictor_depth": 1}
 SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
 """What a method cannot share: two blocks of four rows whiten two dimensions."""
 
@@ -31,11 +31,16 @@ def names(kind: str | None = None) -> list[str]:
 
 class Stripes(torch.utils.data.Dataset):
     """Pictures whose class is the pattern (lines across, lines down, a grid of both, rings); brightness, tint, contrast
-    and phase say nothing about it, and views are free to mirror and recolour them."""
+    and phase say nothing about it, and views are free to mirror and recolour them.
+
+    Args:
+        tint: how strong brightness and tint are.
+        noise: range of the noise of single pixels.
+    """
 
     classes = ("across", "down", "grid", "rings")
 
-    def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE):
+    def __init__(self, n: int = 64, seed: int = 0, side: int = SIDE, tint: float = 1.0, noise: float = 0.05):
         draws = Draws(seed, 0, 0, np.arange(n))
         self.targets = (np.arange(n) % CLASSES).astype(int).tolist()
         label = torch.tensor(self.targets)[:, None, None]
@@ -45,10 +50,10 @@ class Stripes(torch.utils.data.Dataset):
         down, across = torch.sin(x * pitch + 6.3 * px), torch.sin(y * pitch + 6.3 * py)
         rings = torch.sin(((x - side * px) ** 2 + (y - side * py) ** 2).sqrt() * pitch)
         wave = torch.stack([across, down, across * down, rings])[label[:, 0, 0], torch.arange(n)]
-        ground = 0.5 + 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.5 * (draws.uniform("tint", 3) - 0.5)
+        tints = 0.3 * (draws.uniform("ground") - 0.5)[:, None] + 0.5 * (draws.uniform("tint", 3) - 0.5)
         strength = 0.12 + 0.18 * draws.uniform("strength")[:, None, None, None]
-        noise = 0.05 * (draws.noise("noise", 3, side, side) - 0.5)
-        picture = ground[:, :, None, None] + strength * wave[:, None] + noise
+        grain = noise * (draws.noise("noise", 3, side, side) - 0.5)
+        picture = 0.5 + tint * tints[:, :, None, None] + strength * wave[:, None] + grain
         self.pictures = (picture.clamp(0, 1) * 255).to(torch.uint8)
 
     def __len__(self) -> int:
@@ -61,23 +66,32 @@ class Stripes(torch.utils.data.Dataset):
 TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "local_crops": 2, "freeze_epochs": 0.0}
 TOY |= {"blur": 0.0, "solarize": 0.0}
 
+TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}, "simmim": {"noise": 0.2}}
+"""More noise where random features of a transformer read the pattern too well to be beaten soon. Features of a moving
+target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views."""
+
 
 def toy_settings(entry) -> dict:
     """For runs of a hundred steps: teachers that follow soon, a queue of half the pictures, few prototypes."""
     return {f.name: TOY[f.name] for f in entry.fields if f.name in TOY}
 
 
-def stripes(n: int = 64, seed: int = 0) -> Data:
+def stripes(n: int = 64, seed: int = 0, **pictures: float) -> Data:
     from eyespot.data.sources import open_source
 
-    return Data(open_source(Stripes(n, seed)))
+    return Data(open_source(Stripes(n, seed, **pictures)))
+
+
+def net_of(name: str) -> str:
+    """A small net that the method takes: those whose recipe names a transformer need one."""
+    return "vit_nano" if str(catalog.find(name).recipe["backbone"]).startswith("vit") else "resnet8"
 
 
 def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True, seed: int = 0):
     """A method with small heads on a small net."""
     entry = catalog.find(name)
     torch.manual_seed(seed)
-    net = net or ("vit_nano" if name in ("mae",) else "resnet8")
+    net = net or net_of(name)
     # widths of a few tens: the two-process job runs in float64
     options = {"width": 8} if net == "resnet8" and small else {}
     if name == "slotcon":  # a map of 4 x 4 cells: groups need places

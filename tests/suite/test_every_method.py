@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import CLASSES, SIDE, Stripes, make, names, plan_of, stripes
+from bench import CLASSES, SIDE, TOY_PICTURES, Stripes, make, names, net_of, plan_of, stripes
 
 import eyespot
 from eyespot.draws import Draws
@@ -82,6 +82,10 @@ def test_views_are_a_function_of_the_sample_alone(name, data):
         assert torch.allclose(value[1].float(), whole[key][2].float(), atol=1e-6), key
 
 
+# a target that moves hides the fall
+MOVING = ("dino", "byol", "slotcon", "moco_v2", "moco_v3", "ibot", "dinov2", "i_jepa")
+
+
 @pytest.mark.parametrize("name", names())
 def test_loss_falls(name, data):
     """On one batch seen again and again the loss must come down, with fixed draws so that only learning changes it."""
@@ -97,7 +101,7 @@ def test_loss_falls(name, data):
         loss.backward()
         method.before_step()
         optimizer.step()
-        if name not in ("dino", "byol", "slotcon", "moco_v2", "moco_v3"):  # a target that moves hides the fall
+        if name not in MOVING:
             method.after_step()
     assert min(losses[-5:]) < losses[0] - 0.02 * abs(losses[0]), losses
 
@@ -122,7 +126,7 @@ SETTINGS = {"g_simclr": {"autoencoder_epochs": 0.5}, "w_mse": {"out": 4}}
 
 def start(name, folder, out, **changes):
     kind = catalog.find(name).kind
-    options = {"data": folder, "out": out, "backbone": "vit_nano" if name == "mae" else "resnet8"}
+    options = {"data": folder, "out": out, "backbone": net_of(name)}
     options |= {"image_size": SIDE, "epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1} | changes
     if name in SETTINGS:
         options |= {"set_": SETTINGS[name]}
@@ -198,6 +202,10 @@ BUDGETS = {
     "slotcon": (200, 1e-3),
     "mae": (400, 4e-3),
     "mfm": (400, 4e-3),
+    "simmim": (800, 5e-3),
+    "i_jepa": (300, 2e-3),
+    "ibot": (150, 1e-3),
+    "dinov2": (150, 1e-3),
 }
 USUAL = (120, 3e-3)
 SHORT = ("moco_v2",)
@@ -217,7 +225,8 @@ def linear_accuracy(method, train, test):
 @pytest.mark.parametrize("name", names())
 def test_beats_random_features_on_toy_pictures(name):
     """A linear probe reads the pattern better from trained features than from those of the same random net."""
-    train, test = stripes(512, seed=0), stripes(256, seed=1)
+    pictures = TOY_PICTURES.get(name, {})
+    train, test = stripes(512, seed=0, **pictures), stripes(256, seed=1, **pictures)
     method = make(name, train, batch=64, small=False)
     floor = linear_accuracy(method, train, test)
     steps, lr = BUDGETS.get(name, USUAL)

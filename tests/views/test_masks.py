@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from eyespot.draws import Draws
 from eyespot.errors import UserError
-from eyespot.views.masks import block_mask, frequency_mask, random_mask, simmim_mask, tube_mask
+from eyespot.views.masks import (
+    block_mask,
+    context_and_targets,
+    first_tokens,
+    frequency_mask,
+    random_mask,
+    simmim_mask,
+    tube_mask,
+)
 
 
 @pytest.mark.golden
@@ -90,6 +98,58 @@ def test_block_mask_counts_and_draws_are_per_sample():
     assert (mask.sum((1, 2)) <= hidden).all() and not mask[0].any() and mask[2].sum() > 50
     again = block_mask(Draws(index=[6, 5]), 14, hidden[[3, 2]], min_area=9)
     assert torch.equal(again, mask[[3, 2]])
+
+
+@settings(max_examples=40)
+@given(st.integers(4, 16), st.integers(4, 16), st.integers(1, 4), st.integers(0, 999))
+def test_context_and_targets_are_disjoint_blocks(rows, columns, targets, seed):
+    context, ids = context_and_targets(Draws(seed, 0, seed, range(5)), (rows, columns), targets)
+    assert context.shape == (5, rows, columns) and ids.shape[:2] == (5, targets)
+    assert ids.min() >= 0 and ids.max() < rows * columns
+    for b in range(5):
+        assert not context[b].flatten()[ids[b].flatten()].any()
+        for block in ids[b]:
+            r, c = block // columns, block % columns
+            assert len(block) == (r.max() - r.min() + 1) * (c.max() - c.min() + 1)
+            assert torch.equal(block, block.sort().values) and len(block.unique()) == len(block)
+
+
+def test_blocks_have_the_stated_sizes_places_and_least_context():
+    sizes, contexts, starts = set(), [], []
+    for step in range(60):
+        context, ids = context_and_targets(Draws(0, 0, step, range(20)), 14)
+        r, c = ids[..., -1] // 14 - ids[..., 0] // 14 + 1, ids[..., -1] % 14 - ids[..., 0] % 14 + 1
+        assert len(r.unique()) == len(c.unique()) == 1, "one size for the whole batch"
+        sizes.add((int(r[0, 0]), int(c[0, 0])))
+        contexts.append(context.sum((1, 2)))
+        starts.append(ids[..., 0].flatten())
+    heights, widths = zip(*sizes, strict=True)
+    # sqrt(196 s a) and sqrt(196 s / a) for s in (.15, .2), a in (.75, 1.5)
+    assert {5, 6, 7} <= set(heights) <= {5, 6, 7, 8} and {5, 6, 7} <= set(widths) <= {4, 5, 6, 7}
+    assert all(0.8 * 0.15 < h * w / 196 < 1.25 * 0.2 for h, w in sizes)
+    assert torch.cat(contexts).min() >= 10
+    assert 50 < torch.cat(contexts).float().mean() < 110
+    assert set((torch.cat(starts) // 14).tolist()) >= set(range(7)), "blocks start in every row they fit"
+
+
+def test_context_and_targets_are_per_sample_and_size_per_step():
+    whole = context_and_targets(Draws(0, 2, 7, [3, 4, 5]), 8, least=8)
+    part = context_and_targets(Draws(0, 2, 7, [5, 3]), 8, least=8)
+    for a, b in zip(whole, part, strict=True):
+        assert torch.equal(a[[2, 0]], b)
+    assert not torch.equal(whole[1], context_and_targets(Draws(0, 3, 7, [3, 4, 5]), 8, least=8)[1])
+
+
+def test_too_large_targets_leave_what_they_can():
+    settings_ = {"target_scale": (0.5, 0.5), "target_aspect": (1.0, 1.0), "least": 12}
+    context, _ = context_and_targets(Draws(index=range(30)), 6, 4, **settings_)
+    once, _ = context_and_targets(Draws(index=range(30)), 6, 4, **settings_, attempts=1)
+    assert (context.sum((1, 2)) >= once.sum((1, 2))).all() and context.sum() > once.sum()
+
+
+def test_first_tokens_are_the_first_true_places():
+    mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 1, 1]]).bool()
+    assert first_tokens(mask, 3).tolist() == [[1, 2, 4], [0, 1, 3]]
 
 
 @pytest.mark.golden

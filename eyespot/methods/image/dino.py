@@ -127,16 +127,22 @@ class DINO(Method):
         loss = dino(student, teacher, self.centre, self.config.temperature, self.teacher_temperature())
         return {"distillation": loss}
 
-    def teacher_temperature(self) -> float:
-        """T_t now."""
+    def teacher_temperature(self, end: float | None = None) -> float:
+        """T_t now, on its way from the start to `end` (None: the configured one)."""
         c = self.config
+        end = c.teacher_temperature if end is None else end
         done = min(1.0, self.progress / c.teacher_warmup) if c.teacher_warmup > 0 else 1.0
-        return c.teacher_temperature_start + done * (c.teacher_temperature - c.teacher_temperature_start)
+        return c.teacher_temperature_start + done * (end - c.teacher_temperature_start)
 
     def before_step(self) -> None:
         if prototypes_rest(self, self.config.freeze_epochs):
-            for parameter in self.head.last.parameters():
-                parameter.grad = None
+            for head in self.heads():
+                for parameter in head.last.parameters():
+                    parameter.grad = None
+
+    def heads(self) -> list[DinoHead]:
+        """The heads, whose prototypes wait for the first epoch."""
+        return [self.head]
 
     def after_step(self) -> None:
         c = self.config
