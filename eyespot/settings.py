@@ -51,6 +51,19 @@ def settings(
     return values
 
 
+def no_stray_settings(given: Mapping[str, Any] | Sequence[str], plugins: Sequence[str]) -> None:
+    """Every `plugin.key` must belong to a plug-in of the run.
+
+    Raises:
+        UserError: with the plug-in to add, or the nearest name.
+    """
+    for full in pairs(given):
+        owner, dot, _ = full.rpartition(".")
+        if dot and owner not in plugins:
+            near = f"; {nearest(owner, plugins)}" if plugins else f": add --with {owner}."
+            raise UserError(f"--set {full} is of the plug-in '{owner}', which this run does not have{near}")
+
+
 def _unknown_setting(key: str, known: Mapping[str, Field], owner: str) -> UserError:
     flags = {f.name: f.flag for f in option_fields(PretrainOptions)}
     if key in flags:
