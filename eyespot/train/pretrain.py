@@ -317,6 +317,7 @@ class Training:
             f"{name}.{key}": value
             for name, plugin in zip(self.plugins, getattr(method, "plugins", ()), strict=True)
             for key, value in dataclasses.asdict(plugin.config).items()
+            if key != "image_size"  # the run's
         }
         config = {
             "version": 1,
