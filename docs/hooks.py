@@ -139,7 +139,12 @@ def method(entry: Entry) -> str:
     ]
     if entry.fields:
         rows = [
-            [f"`{entry.prefix}{f.name}`", f"`{f.annotation.replace(' | ', ' or ')}`", f"`{plain(f.default)}`", escape(f.sentence)]
+            [
+                f"`{entry.prefix}{f.name}`",
+                f"`{f.annotation.replace(' | ', ' or ')}`",
+                f"`{plain(f.default)}`",
+                escape(f.sentence),
+            ]
             for f in entry.fields
         ]
         parts += ["## Arguments", table(["`--set`", "type", "default", "what it is"], rows)]

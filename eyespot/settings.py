@@ -55,13 +55,16 @@ def no_stray_settings(given: Mapping[str, Any] | Sequence[str], plugins: Sequenc
     """Every `plugin.key` must belong to a plug-in of the run.
 
     Raises:
-        UserError: with the plug-in to add, or the nearest name.
+        UserError: with the plug-in to add.
     """
     for full in pairs(given):
         owner, dot, _ = full.rpartition(".")
         if dot and owner not in plugins:
-            near = f"; {nearest(owner, plugins)}" if plugins else f": add --with {owner}."
-            raise UserError(f"--set {full} is of the plug-in '{owner}', which this run does not have{near}")
+            have = f" (it has {', '.join(plugins)})" if plugins else ""
+            raise UserError(
+                f"--set {full} is of the plug-in '{owner}', which this run does not have{have}; add --with {owner}, or "
+                "mend the name."
+            )
 
 
 def _unknown_setting(key: str, known: Mapping[str, Field], owner: str) -> UserError:

@@ -300,8 +300,9 @@ class Training:
 
     def announce(self, choices: Choices, plan: Plan, data: Data) -> None:
         budget = f"{plan.minutes:g} minutes" if plan.steps is None else f"{plan.steps} steps"
+        name = " with ".join([self.name, *self.plugins])
         text = (
-            f"{' with '.join([self.name, *self.plugins])} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
+            f"{name} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
             f"batch {plan.batch_size}, {budget}, {self.device}"
         )
         self.listener({"kind": "note", "text": text, "auto": dict(choices.auto)})

@@ -60,7 +60,9 @@ def test_shapes_and_finite_gradients(name, data):
         # DDP waits for every gradient: a parameter without one ends a run on two processes
         assert parameter.grad is not None, f"{n} has no gradient"
         assert bool(parameter.grad.isfinite().all()), f"the gradient of {n} is not finite"
-    assert any(float(p.grad.abs().sum()) > 0 for n, p in trained.items() if n.removeprefix("host.").startswith("backbone"))
+    assert any(
+        float(p.grad.abs().sum()) > 0 for n, p in trained.items() if n.removeprefix("host.").startswith("backbone")
+    )
 
 
 @pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])

@@ -5,7 +5,7 @@ A plug-in for methods with a queue. Most of the queue soon is easy, so harder ne
 this step only, from the N keys that are most like it: mixtures of two of them, and mixtures of one of them with the
 query itself, which are harder still.
 
-    h  = a n_i + (1 - a) n_j,  a in (0, 1);    h' = b q + (1 - b) n_j,  b in (0, 1/2);  both of unit length    (eq. 2, 3)
+    h  = a n_i + (1 - a) n_j,  a in (0, 1);    h' = b q + (1 - b) n_j,  b in (0, 1/2);  of unit length  (eq. 2, 3)
     L  = -log( exp(q k / T) / (exp(q k / T) + sum of exp(q x / T) over the queue, s mixtures h and s' mixtures h') )
 
 The mixtures are constants: the query inside h' carries no gradient, or the loss could fall by moving it alone. They
@@ -70,7 +70,9 @@ class Mochi(Plugin):
         check_ranges(c, hardest=WIDTH, pairs=(0, None), queries=(0, None), query_share=(0.0, 1.0))
         check_ranges(c, warmup_epochs=(0.0, None))
         if c.hardest > len(host.queue):
-            raise UserError(f"hardest={c.hardest} is more than the queue of {len(host.queue)} keys; lower mochi.hardest.")
+            raise UserError(
+                f"hardest={c.hardest} is more than the queue of {len(host.queue)} keys; lower mochi.hardest."
+            )
 
     def between(self, encoded: dict[str, Tensor], draws: Draws | None, host: Method) -> dict[str, Tensor]:
         c, query, queue = self.config, encoded["query"].detach(), host.queue.columns
