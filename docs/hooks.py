@@ -134,11 +134,17 @@ def method(entry: Entry) -> str:
         f"```\neyespot {verb} {entry.name}{run} --data photos/ --out runs/a\n```",
         "\n".join(escape_prose(line) for line in entry.doc.splitlines()),
         f"Sample fields: {', '.join(f'`{n}`' for n in entry.needs) or 'those of the host'}."
+        + (f" Works with: {', '.join(catalog.hosts(entry))}." if entry.kind == "plugin" else "")
         + (f" Install: `pip install 'eyespot[{','.join(entry.extras)}]'`." if entry.extras else ""),
     ]
     if entry.fields:
         rows = [
-            [f"`{f.name}`", f"`{f.annotation.replace(' | ', ' or ')}`", f"`{plain(f.default)}`", escape(f.sentence)]
+            [
+                f"`{entry.prefix}{f.name}`",
+                f"`{f.annotation.replace(' | ', ' or ')}`",
+                f"`{plain(f.default)}`",
+                escape(f.sentence),
+            ]
             for f in entry.fields
         ]
         parts += ["## Arguments", table(["`--set`", "type", "default", "what it is"], rows)]

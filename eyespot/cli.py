@@ -18,7 +18,7 @@ from typing import Any
 from eyespot import options
 from eyespot.declare import Switch, build, option_fields
 from eyespot.errors import NonFiniteLoss, Stopped, UserError, unknown
-from eyespot.settings import settings
+from eyespot.settings import no_stray_settings, settings
 from eyespot.terminal import pages
 from eyespot.train.place import place
 
@@ -104,7 +104,20 @@ def _method_help(verb: str, words: Sequence[str]) -> None:
         from eyespot.methods import catalog
 
         kind = "adapt" if verb == "adapt" else "method"
-        print(pages.method_page(catalog.find(words[0], kind)), end="\n\n")
+        entry = catalog.find(words[0], kind)
+        for shown in (entry, *catalog.plugins(_after(words, "--with"), entry)):
+            print(pages.method_page(shown), end="\n\n")
+
+
+def _after(words: Sequence[str], flag: str) -> list[str]:
+    """The values that a flag is given, which may repeat."""
+    found: list[str] = []
+    taking = False
+    for word in words:
+        taking = word == flag or (taking and not word.startswith("-"))
+        found += [word] if taking and word != flag else []
+        found += [word.partition("=")[2]] if word.startswith(f"{flag}=") else []
+    return found
 
 
 def _again(words: Sequence[str]) -> str:
@@ -135,7 +148,7 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
 
     build(cls, **given)  # before torch is imported: a mistake is told at once
     entry = catalog.find(given["method"], kind)
-    settings(given.get("set_", ()), entry.fields, entry.name)
+    _check_settings(entry, given.get("set_", ()), given.get("with_", ()))
     from eyespot.terminal.progress import Progress
     from eyespot.train import pretrain as train
 
@@ -146,6 +159,15 @@ def _train(kind: str, cls: type, given: dict[str, Any]) -> None:
     with Progress() as progress:
         run = _call(function, cls, given | {"listener": progress})
     _summary(run, given["data"])
+
+
+def _check_settings(entry: Any, given: Any, plugins: Sequence[str]) -> None:
+    from eyespot.methods import catalog
+
+    found = catalog.plugins(plugins, entry)
+    no_stray_settings(given, [p.name for p in found])
+    for owner in (entry, *found):
+        settings(given, owner.fields, owner.name, owner.prefix)
 
 
 def _call(function: Callable[..., Any], cls: type, given: Mapping[str, Any]) -> Any:

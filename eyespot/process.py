@@ -68,6 +68,15 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
+def gather_blocks(x: Tensor, rows: int) -> Tensor:
+    """`gather` of several blocks of `rows` rows, one after the other as on one process: [m * rows, ...] of each process
+    -> [m * world * rows, ...], with gradients. Rows that are no whole blocks are gathered as one."""
+    if world_size() == 1 or len(x) % rows:
+        return gather(x)
+    whole = gather(x.reshape(-1, rows, *x.shape[1:]).transpose(0, 1))
+    return whole.transpose(0, 1).flatten(0, 1)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -51,6 +51,22 @@ def settings(
     return values
 
 
+def no_stray_settings(given: Mapping[str, Any] | Sequence[str], plugins: Sequence[str]) -> None:
+    """Every `plugin.key` must belong to a plug-in of the run.
+
+    Raises:
+        UserError: with the plug-in to add.
+    """
+    for full in pairs(given):
+        owner, dot, _ = full.rpartition(".")
+        if dot and owner not in plugins:
+            have = f" (it has {', '.join(plugins)})" if plugins else ""
+            raise UserError(
+                f"--set {full} is of the plug-in '{owner}', which this run does not have{have}; add --with {owner}, or "
+                "mend the name."
+            )
+
+
 def _unknown_setting(key: str, known: Mapping[str, Field], owner: str) -> UserError:
     flags = {f.name: f.flag for f in option_fields(PretrainOptions)}
     if key in flags:

@@ -114,7 +114,7 @@ def _row(run: Run, kept: Sequence[Record], groups: Mapping[Any, str], main: Mapp
     minutes, rate = _speed(run)
     return {
         "run": str(run.path),
-        "method": run.config.get("method"),
+        "method": "+".join([run.config["method"], *run.config.get("plugins", [])]) if "method" in run.config else None,
         "backbone": (run.config.get("backbone") or {}).get("name"),
         "verdict": run.verdict.get("state"),
         "minutes": minutes,

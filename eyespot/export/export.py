@@ -116,6 +116,7 @@ def _about(run: Any) -> dict[str, Any]:
     if path is not None and (path / "config.json").is_file():
         config = read_json(path / "config.json")
         known |= {k: config[k] for k in ("method", "data") if isinstance(config.get(k), str)}
+        known |= {"plugins": ", ".join(config["plugins"])} if config.get("plugins") else {}
     return known
 
 

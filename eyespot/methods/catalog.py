@@ -51,12 +51,21 @@ class Entry:
     """The fields of the recipe that the method states itself."""
     extras: tuple[str, ...]
     """Optional stacks it needs: pip install 'eyespot[...]'."""
+    adds: tuple[str, ...]
+    """What a plug-in adds to its host."""
+    accepts: tuple[str, ...]
+    """What a plug-in may add to this method."""
     doc: str
     """The docstring without its first paragraph."""
     target: str
     """module:Class."""
     file: Path | None
     evidence: Mapping[str, Any]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of its arguments in --set."""
+        return f"{self.name}." if self.kind == "plugin" else ""
 
     def json(self) -> dict[str, Any]:
         """The record of `eyespot methods --json`."""
@@ -67,7 +76,8 @@ class Entry:
     def json_in_full(self) -> dict[str, Any]:
         """The record of `eyespot methods NAME --json`: the same, with needs, arguments and recipe."""
         arguments = {f.name: {"type": f.annotation, "default": f.default, "sentence": f.sentence} for f in self.fields}
-        return self.json() | {"needs": list(self.needs), "arguments": arguments, "recipe": dict(self.recipe)}
+        fitting = {"hosts": hosts(self)} if self.kind == "plugin" else {"accepts": list(self.accepts)}
+        return self.json() | {"needs": list(self.needs), **fitting, "arguments": arguments, "recipe": dict(self.recipe)}
 
 
 def entries() -> dict[str, Entry]:
@@ -102,6 +112,30 @@ def find(name: str, kind: str | None = None) -> Entry:
         word = {"method": "a method", "adapt": "an adapter", "plugin": "a plug-in"}[entry.kind]
         raise UserError(f"'{slug}' is {word}: use it with eyespot {COMMANDS[entry.kind]} {slug}.")
     return entry
+
+
+def hosts(plugin: Entry) -> list[str]:
+    """The methods that accept what a plug-in adds."""
+    return [e.name for e in entries().values() if e.kind != "plugin" and set(plugin.adds) <= set(e.accepts)]
+
+
+def plugins(names: Sequence[str], host: Entry) -> list[Entry]:
+    """The plug-ins named, in their order.
+
+    Raises:
+        UserError: an unknown name, one named twice, or one that the host does not accept.
+    """
+    found = [find(name, "plugin") for name in names]
+    for i, entry in enumerate(found):
+        if entry in found[:i]:
+            raise UserError(f"The plug-in '{entry.name}' is named twice; name it once.")
+        missing = [a for a in entry.adds if a not in host.accepts]
+        if missing:
+            raise UserError(
+                f"The plug-in '{entry.name}' adds {', '.join(entry.adds)}, but {host.name} accepts "
+                f"{', '.join(host.accepts) or 'nothing'}; use it with {' or '.join(hosts(entry)) or 'another method'}."
+            )
+    return found
 
 
 def _fitting(known: Mapping[str, Entry], kind: str | None) -> list[str]:
@@ -160,6 +194,8 @@ def _unread(point: importlib.metadata.EntryPoint) -> Entry:
         recipe={},
         own_recipe=(),
         extras=(),
+        adds=(),
+        accepts=(),
         doc="",
         target=point.value,
         file=None,
@@ -196,6 +232,8 @@ def _entry(module: Module, name: str, modality: str, attribute: str | None) -> E
         recipe=recipe,
         own_recipe=own,
         extras=_strings(_value(chain, "extras")) or module.extras,
+        adds=_strings(_value(chain, "adds")),
+        accepts=_strings(_value(chain, "accepts")),
         doc=paragraphs[1].strip() if len(paragraphs) > 1 else "",
         target=f"{module.name}:{node.name}",
         file=module.path,
@@ -265,7 +303,9 @@ def _arguments(chain: source.Ancestry) -> tuple[Field, ...]:
 
 
 def _recipe(chain: source.Ancestry) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Every field of the recipe, and the names of those that the method states."""
+    """Every field of the recipe, and the names of those that the method states; a plug-in has none."""
+    if _root(chain) == "Plugin":
+        return {}, ()
     contract = source.read(source.CONTRACT, PACKAGE / "methods" / "method.py")
     recipe = {f.name: f.default for f in source.fields(contract.classes["Recipe"])}
     value = _value(chain, "recipe")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method, MethodConfig
 from eyespot.methods.ranges import SHARE, VIEW, WIDTH, check_pair, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.views import recipes
-from eyespot.views.image import ViewSpec
+from eyespot.views.image import ViewSpec, two_views
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class SymmetricViews(ColorConfig):
         """The view, drawn twice."""
         c = self
         return recipes.symmetric(c.image_size, c.crop_min, c.jitter, c.grey, c.blur, c.flip, color=c.color)
+
+    def view_pair(self) -> tuple[ViewSpec, ViewSpec]:
+        """View 1 and view 2."""
+        spec = self.view_spec()
+        return spec, spec
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,22 @@ def small_view_size(backbone: Backbone, config: Any, crops: int) -> int:
     return size
 
 
+def paired_views(method: Method, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
+    """{"view1": [B, C, S, S], "view2": ...} by the config's `view_pair`, which plug-ins may have changed."""
+    pair = method.config.view_pair()
+    for hook in method.view_hooks:
+        pair = hook(*pair, method)
+    return two_views(batch["image"], draws, *pair)
+
+
+def in_first_epochs(method: Method, epochs: float) -> bool:
+    """Whether the training is in its first `epochs`; they are never more than a tenth of it."""
+    return method.progress < min(epochs / max(method.info.epochs, 1e-9), 0.1)
+
+
 def prototypes_rest(method: Method, freeze_epochs: float) -> bool:
-    """Whether the prototypes of a method stay as they are now: in its first epochs, at most a tenth of the training."""
-    return method.progress < min(freeze_epochs / max(method.info.epochs, 1e-9), 0.1)
+    """Whether the prototypes of a method stay as they are now."""
+    return in_first_epochs(method, freeze_epochs)
 
 
 @torch.no_grad()

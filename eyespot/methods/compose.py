@@ -45,6 +45,7 @@ class Composed(Method):
         super().__init__(None, host.config, host.info)
         self.host = host
         self.plugins = nn.ModuleList(plugins)
+        host.view_hooks = [p.view_pair for p in plugins if type(p).view_pair is not Plugin.view_pair]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "watch" or (name in SHARED and "host" not in self._modules):
@@ -84,6 +85,12 @@ class Composed(Method):
             terms |= plugin.terms(encoded, draws, self.host)
         return terms
 
+    def plateau(self, batch: int) -> dict[str, float]:
+        terms = dict(self.host.plateau(batch))
+        for plugin in self._parts():
+            terms = plugin.plateau(terms, batch, self.host)
+        return terms
+
     def before_step(self) -> None:
         self.host.before_step()
         for plugin in self._parts():
@@ -109,9 +116,6 @@ class Composed(Method):
 
     def read(self, meta: dict[str, Any], draws: Draws) -> dict[str, Any] | None:
         return self.host.read(meta, draws)
-
-    def plateau(self, batch: int) -> dict[str, float]:
-        return self.host.plateau(batch)
 
     def prepare(self, data: Any, tools: Tools) -> dict[str, Tensor]:
         return self.host.prepare(data, tools)

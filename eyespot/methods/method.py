@@ -29,6 +29,9 @@ class MethodConfig:
     """Side of the (largest) view in pixels; the engine sets it from --image-size."""
 
 
+ViewHook = Callable[[Any, Any, "Method"], tuple[Any, Any]]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a method is trained. `lr` follows the batch by `lr_rule` from `lr_batch`."""
@@ -113,7 +116,10 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     recipe: ClassVar[Recipe] = Recipe()
     accepts: ClassVar[tuple[str, ...]] = ()
-    """What a plug-in may add to what `encode` returns: "positives", "negatives", "terms", "views"."""
+    """What a plug-in may do: change "views", or the specs of a "view_pair" before they are drawn; add "positives" (rows
+    of "query" and "key") or "negatives" (the method has a `queue`) to what `encode` returns; add loss "terms"."""
+    directions: ClassVar[int] = 1
+    """How often the batch stands in "query": 2 where each view predicts the other, view 1's rows first."""
     guides: Mapping[str, nn.Module] = {}
     """Frozen named models, outside optimizer and checkpoint."""
 
@@ -128,6 +134,8 @@ class Method(nn.Module):
         """What `prepare` returned; saved with the run."""
         self.watch: dict[str, Tensor] = {}
         """Detached numbers of the last step for the log and the verdict."""
+        self.view_hooks: list[ViewHook] = []
+        """Each is given the specs of view 1 and view 2 and the method, and returns the specs to draw by."""
 
     # --- what a method must say -------------------------------------------------------------------------------
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Any]:
@@ -203,7 +211,7 @@ class Adapter(Method):
 
 
 class Plugin(nn.Module):
-    """Stands between `encode` and `loss` of a host: adds views, positives, negatives or loss terms.
+    """Stands between `encode` and `loss` of a host: changes views, adds positives, negatives or loss terms.
 
     Args:
         host: the method it serves; `adds` must be among what the host accepts.
@@ -224,6 +232,10 @@ class Plugin(nn.Module):
                 f"{', '.join(host.accepts) or 'nothing'}; use it with another method."
             )
 
+    def view_pair(self, first: Any, second: Any, host: Method) -> tuple[Any, Any]:
+        """Specs of the host's view 1 and view 2, changed before the views are drawn."""
+        return first, second
+
     def views(self, views: dict[str, Any], batch: dict[str, Any], draws: Draws, host: Method) -> dict[str, Any]:
         """Views of the host, changed or added to."""
         return views
@@ -235,6 +247,10 @@ class Plugin(nn.Module):
     def terms(self, encoded: dict[str, Tensor], draws: Draws | None, host: Method) -> dict[str, Tensor]:
         """Further named, weighted loss terms."""
         return {}
+
+    def plateau(self, terms: dict[str, float], batch: int, host: Method) -> dict[str, float]:
+        """What the terms read when nothing is learned, given what they read without this plug-in."""
+        return terms
 
     def before_step(self) -> None:
         """Called after the host's own."""

@@ -4,7 +4,7 @@ claim = "one sentence"                 what the paper says, as it is tested here
 paper = "+2.6 points on CIFAR-10"      the paper's own figures
 subject = "core_tuning"                the method whose claim it is
 arm = "full"; control = "plain"        which arm should beat which; without them the file is a table
-metric = "accuracy.top1"               also "knn.top1", "linear.top1": protocol.metric
+metric = "accuracy.top1"               also "knn.top1", "linear.top1": protocol.metric; "train.NAME": what was watched
 direction = "higher"                   or "lower"
 seeds = [0, 1, 2]
 protocols = ["knn", "linear"]          what is evaluated after pre-training
@@ -23,6 +23,11 @@ adapt = "core_tuning"
 start = "base"
 data = "labelled"
 set = {eta = 0.1}
+
+[arms.more]
+pretrain = "simclr"
+with = ["hallucinator"]                plug-ins; their arguments are set as on the command line
+set = {"hallucinator.ratio" = 0.2}
 """
 
 from __future__ import annotations
@@ -180,6 +185,6 @@ def _arm(name: str, raw: Mapping[str, Any], common: Mapping[str, Any], data: Map
         data=used["data"],
         test=used["test"],
         settings=dict(raw.get("set", {})),
-        plugins=tuple(raw.get("with", ())),
+        plugins=(raw["with"],) if isinstance(raw.get("with"), str) else tuple(raw.get("with", ())),
         options=shared | own,
     )

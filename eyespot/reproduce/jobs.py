@@ -136,7 +136,7 @@ class Bench:
 
     def _training_metrics(self, folder: Path, trained: Finished) -> dict[str, Any]:
         rates = [r["images_per_s"] for r in Run(folder).metrics if r.get("images_per_s")]
-        metrics: dict[str, Any] = {"minutes": round(trained.seconds / 60, 2)}
+        metrics: dict[str, Any] = {"minutes": round(trained.seconds / 60, 2)} | _watched(Run(folder).metrics)
         if rates:
             metrics["images_per_s"] = round(statistics.median(rates), 1)
         if trained.memory is not None:
@@ -146,6 +146,16 @@ class Bench:
         if (folder / "evaluation.json").exists():
             metrics["accuracy.top1"] = read_json(folder / "evaluation.json")["top1"]
         return metrics
+
+
+OF_THE_ENGINE = ("step", "epoch", "loss", "terms", "images_per_s", "data_wait", "lr", "grad_norm", "advice")
+
+
+def _watched(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the method watched, as `train.NAME`: the mean over the last tenth of the log."""
+    last = records[-max(1, len(records) // 10) :]
+    names = {k for r in last for k, v in r.items() if k not in OF_THE_ENGINE and isinstance(v, int | float)}
+    return {f"train.{n}": round(statistics.fmean(r[n] for r in last if n in r), 3) for n in sorted(names)}
 
 
 def _evaluation_metrics(protocol: str, out: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def _evidence(value: Any) -> str:
 
 def method_page(entry: Entry) -> str:
     """Paper, idea, arguments and recipe of one method."""
-    parts = [entry.paper, textwrap.dedent(entry.doc), f"needs: {', '.join(entry.needs) or '-'}"]
+    parts = [entry.paper, textwrap.dedent(entry.doc), _use(entry)]
     if entry.extras:
         parts[-1] += f"\ninstall: pip install 'eyespot[{','.join(entry.extras)}]'"
     parts.append(_arguments(entry))
@@ -71,12 +71,20 @@ def method_page(entry: Entry) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _use(entry: Entry) -> str:
+    if entry.kind != "plugin":
+        return f"needs: {', '.join(entry.needs) or '-'}"
+    from eyespot.methods import catalog
+
+    return f"use: eyespot pretrain METHOD --with {entry.name}\nwith: {', '.join(catalog.hosts(entry)) or '-'}"
+
+
 def _arguments(entry: Entry) -> str:
     if not entry.fields:
         return ""
     rows = []
     for f in entry.fields:
-        rows.append(f"  --set {f.name}={plain(f.default)}  ({f.annotation})")
+        rows.append(f"  --set {entry.prefix}{f.name}={plain(f.default)}  ({f.annotation})")
         rows.extend(textwrap.wrap(f.sentence, 100, initial_indent="      ", subsequent_indent="      "))
     return "arguments:\n" + "\n".join(rows)
 

@@ -16,7 +16,7 @@ from eyespot.methods.compose import Composed
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone
 from eyespot.runs import read_json
-from eyespot.settings import settings
+from eyespot.settings import no_stray_settings, settings
 from eyespot.train.checkpoint import load_checkpoint
 
 
@@ -38,14 +38,16 @@ def build_method(
         UserError: an argument that does not exist or does not fit.
     """
     entry, cls = catalog.find(name, kind), catalog.load(name, kind)
+    found = catalog.plugins(plugins, entry)
+    no_stray_settings(given, [p.name for p in found])
     values = settings(given, entry.fields, entry.name)
     method = cls(net, cls.Config(**(values | {"image_size": image_size})), info)
-    if not plugins:
+    if not found:
         return method
     made = []
-    for plugin in plugins:
-        about, plugin_cls = catalog.find(plugin, "plugin"), catalog.load(plugin, "plugin")
-        own = settings(given, about.fields, about.name, prefix=f"{about.name}.")
+    for about in found:
+        plugin_cls = catalog.load(about.name, "plugin")
+        own = settings(given, about.fields, about.name, about.prefix)
         made.append(plugin_cls(method, plugin_cls.Config(**(own | {"image_size": image_size}))))
     return Composed(method, made)
 

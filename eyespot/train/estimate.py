@@ -63,7 +63,7 @@ def estimate(method: str, /, **options: Any) -> dict[str, Any]:
 
 def _without_own_order(method: Method) -> bool:
     """Whether the method has a stage before training. Its own order needs what that stage finds: take a plain one."""
-    prepares = type(method).prepare is not Method.prepare
+    prepares = type(getattr(method, "host", method)).prepare is not Method.prepare
     if prepares:
         method.batches = lambda n, epoch, draws: None  # type: ignore[method-assign]
     return prepares

@@ -135,6 +135,7 @@ class Training:
         self.folder, self.device, self.stored = folder, device, stored
         self.listener = (options.listener or silent) if is_main() else silent
         self.name = catalog.find(str(options.method)).name
+        self.plugins = [p.name for p in catalog.plugins(options.with_, catalog.find(self.name))]
         self.init: dict[str, Any] | None = None
         """What the backbone was started from and how much of it matched."""
 
@@ -270,7 +271,7 @@ class Training:
 
     def prepare(self, method: Method, data: Data, choices: Choices) -> None:
         """The method's work before training, on the main process; read back when it is there already."""
-        if type(method).prepare is Method.prepare:
+        if type(getattr(method, "host", method)).prepare is Method.prepare:
             return
         path = self.folder / "prepared.safetensors"
         if is_main() and not path.exists():
@@ -299,8 +300,9 @@ class Training:
 
     def announce(self, choices: Choices, plan: Plan, data: Data) -> None:
         budget = f"{plan.minutes:g} minutes" if plan.steps is None else f"{plan.steps} steps"
+        name = " with ".join([self.name, *self.plugins])
         text = (
-            f"{self.name} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
+            f"{name} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
             f"batch {plan.batch_size}, {budget}, {self.device}"
         )
         self.listener({"kind": "note", "text": text, "auto": dict(choices.auto)})
@@ -314,8 +316,9 @@ class Training:
         host = getattr(method, "host", method)
         plugin_arguments = {
             f"{name}.{key}": value
-            for name, plugin in zip(self.options.with_, getattr(method, "plugins", ()), strict=False)
+            for name, plugin in zip(self.plugins, getattr(method, "plugins", ()), strict=True)
             for key, value in dataclasses.asdict(plugin.config).items()
+            if key != "image_size"  # the run's
         }
         config = {
             "version": 1,
@@ -323,7 +326,7 @@ class Training:
             "command": self.command,
             "method": self.name,
             "kind": self.kind,
-            "plugins": list(self.options.with_),
+            "plugins": self.plugins,
             "data": data.source.name,
             "image_size": choices.image_size,
             "arguments": arguments(host) | plugin_arguments,

@@ -64,6 +64,33 @@ def random_boxes(
     return _first(boxes, fits, central_boxes(source, ratio))
 
 
+def centred_boxes(
+    draws: Draws,
+    source: np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    side: float,
+    beta: float,
+) -> np.ndarray:
+    """Boxes of the size that `random_boxes` draws, whose centres lie in a box in the middle of the picture
+    (ContrastiveCrop, Peng et al., CVPR 2022, with a fixed box as in Wu et al., ICCV 2023).
+
+    Args:
+        draws, source, scale, ratio: as for `random_boxes`.
+        side: of the box, as a share of the picture's; with 0 every crop is central.
+        beta: a of Beta(a, a), by which the centre is drawn along each side; below 1 it keeps to the box's edges.
+
+    Returns:
+        int64 [B, 4], (top, left, height, width), moved into the picture where they would stick out.
+    """
+    from scipy.special import betaincinv
+
+    size = random_boxes(draws, source, scale, ratio)[:, 2:]
+    place = 0.5 + side * (betaincinv(beta, beta, draws.uniform64("centre", 2)) - 0.5)
+    corner = np.rint(place * source - size / 2).astype(np.int64)
+    return np.concatenate([np.clip(corner, 0, source - size), size], axis=1)
+
+
 def _first(boxes: np.ndarray, good: np.ndarray, fallback: np.ndarray) -> np.ndarray:
     """The first good try of each row, else the fallback."""
     chosen = boxes[np.arange(len(boxes)), good.argmax(1)]

@@ -38,6 +38,10 @@ class ViewSpec:
     """Share of the picture's area that the crop takes."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of the crop."""
+    centre_box: float | None = None
+    """Side of a box in the middle of the picture, as a share, in which the crop's centre lies; None: anywhere."""
+    centre_beta: float = 0.1
+    """a of Beta(a, a), by which the centre is drawn in that box; small values keep it near the box's edges."""
     flip: float = 0.5
     """Probability of a left-right mirror."""
     vertical_flip: float = 0.0
@@ -70,6 +74,8 @@ class ViewSpec:
         _require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "two increasing shares in (0, 1]")
         _require(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "two increasing positive numbers")
         _require(0 < self.blur_sigma[0] <= self.blur_sigma[1], "blur_sigma", self.blur_sigma, "increasing, above 0")
+        _require(self.centre_box is None or 0 <= self.centre_box <= 1, "centre_box", self.centre_box, "between 0 and 1")
+        _require(self.centre_beta > 0, "centre_beta", self.centre_beta, "above 0")
         _require(0 <= self.rotation <= 180, "rotation", self.rotation, "between 0 and 180 degrees")
         strong = self.jitter is None or (len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5)
         _require(strong, "jitter", self.jitter, "four strengths of at least 0, the last (hue) at most 0.5, or None")
@@ -139,7 +145,9 @@ def view(
     images = _checked(images, len(draws))
     source = _sides(images)
     flip, vflip = draws.uniform64("flip") < spec.flip, draws.uniform64("vflip") < spec.vertical_flip
-    if overlap_with is None:
+    if overlap_with is None and spec.centre_box is not None:
+        boxes = crop.centred_boxes(draws, source, spec.scale, spec.ratio, spec.centre_box, spec.centre_beta)
+    elif overlap_with is None:
         boxes = crop.random_boxes(draws, source, spec.scale, spec.ratio)
     else:
         other = overlap_with.box.cpu().numpy()

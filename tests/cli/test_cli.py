@@ -44,6 +44,18 @@ def said(capsys, *words: str) -> tuple[int, str, str]:
         ([*TRAIN, "--set", "temperature=hot"], ["--set temperature", "'hot'", "a number"]),
         ([*TRAIN, "--set", "temperature"], ["key=value", "'temperature'"]),
         ([*TRAIN, "--set", "epochs=3"], ["use --epochs"]),
+        ([*TRAIN, "--with", "halucinator"], ["plug-in 'halucinator'", "'hallucinator'"]),
+        ([*TRAIN, "--with", "mochi"], ["'mochi' adds negatives", "simclr accepts", "use it with moco_v2"]),
+        ([*TRAIN, "--with", "hallucinator", "--with", "hallucinator"], ["named twice"]),
+        ([*TRAIN, "--with", "simclr"], ["'simclr' is a method"]),
+        ([*TRAIN, "--set", "hallucinator.ratio=0.2"], ["--with hallucinator"]),
+        (
+            [*TRAIN, "--with", "hallucinator", "--set", "mochi.pairs=2"],
+            ["plug-in 'mochi'", "has hallucinator", "--with mochi"],
+        ),
+        ([*TRAIN, "--with", "hallucinator", "--set", "hallucinator.rato=1"], ["'rato'", "'ratio'"]),
+        ([*TRAIN, "--with", "hallucinator", "--set", "hallucinator.ratio=a"], ["--set hallucinator.ratio", "a number"]),
+        (["pretrain", "hallucinator", "--data", "x", "--out", "y"], ["pretrain METHOD --with hallucinator"]),
         (["adapt", "simclr", "runs/a", "--data", "x", "--out", "y"], ["'simclr'", "eyespot pretrain simclr"]),
         (["methods", "simcl"], ["'simcl'", "'simclr'"]),
         (["evaluate", "runs/a", "--data", "x", "--jsn"], ["'--jsn'", "'--json'"]),
@@ -176,6 +188,24 @@ def test_help_of_a_method_shows_paper_arguments_and_recipe(capsys):
         assert part in out
 
 
+@pytest.mark.parametrize("words", [["--with", "mochi", "hallucinator"], ["--with=mochi", "--with", "hallucinator"]])
+def test_help_shows_the_plug_ins_named(capsys, words):
+    status, out, _ = said(capsys, "pretrain", "moco_v2", *words, "--epochs", "3", "--help")
+    assert status == 0
+    for part in ("arXiv 2003.04297", "arXiv 2010.01028", "--set mochi.pairs=", "--set hallucinator.ratio=", "--data"):
+        assert part in out
+
+
+def test_the_page_of_a_plug_in_names_its_hosts(capsys):
+    status, out, _ = said(capsys, "methods", "hallucinator")
+    assert status == 0
+    assert "use: eyespot pretrain METHOD --with hallucinator" in out and "recipe:" not in out
+    hosts = next(line for line in out.splitlines() if line.startswith("with: "))
+    assert {"simclr", "moco_v2", "simsiam"} <= set(hosts.removeprefix("with: ").split(", "))
+    status, out, _ = said(capsys, "methods", "mochi", "--json")
+    assert json.loads(out)[0]["hosts"] == ["moco_v2"] and json.loads(out)[0]["kind"] == "plugin"
+
+
 def test_help_of_an_unknown_method_is_a_mistake(capsys):
     status, _, err = said(capsys, "pretrain", "simcrl", "--help")
     assert status == 2
@@ -208,6 +238,8 @@ QUICK = [
     "from eyespot.cli import main; main(['methods'])",
     "from eyespot.cli import main; main(['export', 'runs/a', '--format', 'timmm', '--out', 'y'])",
     "from eyespot.cli import main; main(['pretrain', 'simclr', '--help'])",
+    "from eyespot.cli import main; main(['pretrain', 'simclr', '--with', 'hallucinator', '--help'])",
+    "from eyespot.cli import main; main(['pretrain', 'simclr', '--data', 'x', '--out', 'y', '--with', 'mochi'])",
     "from eyespot.cli import main; main(['compare', 'nowhere'])",
     "from eyespot.cli import main; main(['evaluate', 'runs/a', '--data', 'x', '--protocol', 'knm'])",
     "from eyespot.cli import main; main(['pretrain', 'simcrl', '--data', 'x', '--out', 'y'])",

@@ -11,6 +11,7 @@ from eyespot.process import (
     all_mean,
     alone,
     gather,
+    gather_blocks,
     global_mean,
     rank,
     synchronise_batch_norm,
@@ -50,6 +51,11 @@ with processes(torch.device("cpu")):
     whole = gather(z)
     (whole @ whole.T).sin().sum().backward()
     through = z.grad / world  # what averaging over processes leaves of the sum
+    # two blocks of the same rows: in the order of one process
+    y = x[c:d, :, 1, 1].clone().requires_grad_()
+    blocks = gather_blocks(torch.cat([y, 2 * y]), d - c)
+    (blocks * torch.arange(16.0)[:, None]).sum().backward()
+    through_blocks = gather(y.grad / world)
     mask = torch.arange(8)[c:d] < 3
     mean = all_mean(global_mean(x[c:d, 0, 0, 0], mask))
     none = global_mean(x[c:d, 0, 0, 0], torch.zeros(d - c, dtype=torch.bool))
@@ -62,4 +68,5 @@ with processes(torch.device("cpu")):
     if rank() == 0:
         state = {k: v for k, v in net.state_dict().items()}
         result = {"rows": rows, "grad": grad, "through": through, "mean": mean, "none": none}
+        result |= {"blocks": blocks.detach(), "through_blocks": through_blocks}
         torch.save(result | {f"w {k}": v for k, v in weights.items()} | state, Path(sys.argv[1]))

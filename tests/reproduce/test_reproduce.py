@@ -41,14 +41,17 @@ def test_every_claim_can_be_read_and_names_what_exists(name):
     from eyespot.declare import option_fields
     from eyespot.methods import catalog
     from eyespot.options import AdaptOptions, PretrainOptions
-    from eyespot.settings import settings
+    from eyespot.settings import no_stray_settings, settings
 
     claim = read_claim(HERE, name)
     assert claim.claim.endswith(".") and len(claim.seeds) >= 3
     for arm in [*claim.stages.values(), *claim.arms.values()]:
         kind = "adapt" if arm.command == "adapt" else "method"
         entry = catalog.find(arm.method, kind)
-        settings(arm.settings, entry.fields, entry.name)
+        plugins = catalog.plugins(arm.plugins, entry)
+        no_stray_settings(arm.settings, [p.name for p in plugins])
+        for owner in (entry, *plugins):
+            settings(arm.settings, owner.fields, owner.name, owner.prefix)
         known = {f.name for f in option_fields(AdaptOptions if kind == "adapt" else PretrainOptions)}
         assert set(arm.options) <= known
 
@@ -169,6 +172,10 @@ adapt = "core_tuning"
 start = "base"
 epochs = 1
 batch_size = 8
+[arms.invented]
+pretrain = "moco_v2"
+with = ["mochi", "hallucinator"]
+set = {hidden = 16, queue = 16, "mochi.hardest" = 4, "hallucinator.centre_box" = "none"}
 [stages.base]
 pretrain = "simclr"
 """
@@ -181,7 +188,9 @@ def test_a_claim_is_run_once_recorded_and_shown(claims, monkeypatch, capsys):
     options = {"data_folder": str(claims / "data"), "out": str(claims / "runs"), "claims": str(claims / "claims")}
     said = []
     record = eyespot.reproduce("stripes", listener=said.append, **options)
-    assert len(said) == 3, "a stage and two arms"
+    assert len(said) == 4, "a stage and three arms"
+    watched = record["runs"]["invented"][0]["metrics"]
+    assert 0 <= watched["train.proxy_accuracy"] <= 100 and "train.proxy_accuracy" not in record["arms"]["contrast"]
     assert json.loads((claims / "claims" / "stripes.json").read_text(encoding="utf-8")) == record
     assert (claims / "claims" / "stripes.svg").exists()
     assert record["arms"]["tuned"]["accuracy.top1"]["seeds"] == 1
@@ -192,7 +201,7 @@ def test_a_claim_is_run_once_recorded_and_shown(claims, monkeypatch, capsys):
     assert "DATA/pictures" in text and "RUNS/contrast-0" in text
 
     again = eyespot.reproduce("stripes", listener=said.append, **options)
-    assert len(said) == 3 and again["runs"] == record["runs"], "what is done is not done again"
+    assert len(said) == 4 and again["runs"] == record["runs"], "what is done is not done again"
 
     from eyespot.cli import main
 
@@ -237,6 +246,19 @@ def test_rows_of_a_parquet_file(tmp_path):
     assert pq.read_table(made.paths["train"])["n"].to_pylist() == [2, 3, 4] and made.paths["test"] == "scenes:test"
     with pytest.raises(UserError, match="has 10 rows"):
         bench([2, 50])
+
+
+def test_the_claim_of_a_plug_in_is_its_own(tmp_path):
+    """Its floor is that of the arm that has it; its host gets nothing from that arm."""
+    arms = {"one": {"pretrain": "simclr", "with": ["hallucinator"]}, "two": {"pretrain": "simclr"}}
+    source = parse_claim("c", RAW | {"subject": "hallucinator", "arms": arms}).source
+    record = {"claim": source, "comparison": {"outcome": "shown"}, "floor_beaten": {"one": True, "two": False}}
+    (tmp_path / "c.toml").write_text("", encoding="utf-8")
+    (tmp_path / "c.json").write_text(json.dumps(record), encoding="utf-8")
+    assert update_evidence(tmp_path, tmp_path / "evidence.json") == {
+        "hallucinator": {"claim": "shown", "floor_beaten": True},
+        "simclr": {"floor_beaten": False},
+    }
 
 
 def test_evidence_says_what_was_recorded(tmp_path):

@@ -23,6 +23,25 @@ SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
 """What a method cannot share: two blocks of four rows whiten two dimensions."""
 
 
+COMPOSITIONS = ("simclr+hallucinator", "simsiam+hallucinator", "moco_v2+mochi", "moco_v2+mochi+hallucinator")
+"""Hosts with plug-ins, METHOD+PLUGIN."""
+OF_PLUGINS = {
+    "hallucinator": {"hallucinator.centre_after": 0.0},
+    "mochi": {"mochi.hardest": 8, "mochi.pairs": 6, "mochi.queries": 4, "mochi.warmup_epochs": 0.0},
+}
+"""A plug-in acts from the first step."""
+
+
+def split(name: str) -> tuple[str, list[str]]:
+    """Method and plug-ins of a composition."""
+    host, *plugins = name.split("+")
+    return host, plugins
+
+
+def plugin_settings(plugins: list[str]) -> dict:
+    return {k: v for plugin in plugins for k, v in OF_PLUGINS[plugin].items()}
+
+
 def names(kind: str | None = None) -> list[str]:
     """Methods and adapters that read pictures."""
     fitting = [e for e in catalog.entries().values() if set(e.needs) <= {"image", "label"} and e.kind != "plugin"]
@@ -89,6 +108,7 @@ def net_of(name: str) -> str:
 
 def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True, seed: int = 0):
     """A method with small heads on a small net."""
+    name, plugins = split(name)
     entry = catalog.find(name)
     torch.manual_seed(seed)
     net = net or net_of(name)
@@ -101,7 +121,8 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     fields = [f for f in entry.fields if f.name in SMALL and "tuple" not in f.annotation]
     own = SMALL_OF.get(name, {})
     given = {f.name: SMALL[f.name] for f in fields} | own if small else toy_settings(entry)
-    method = build_method(name, entry.kind, body, given, info, SIDE)
+    given |= plugin_settings(plugins)
+    method = build_method(name, entry.kind, body, given, info, SIDE, plugins)
     method.prepared = prepared(name, data)
     return method
 

@@ -11,7 +11,20 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import CLASSES, SIDE, TOY_PICTURES, Stripes, make, names, net_of, plan_of, stripes
+from bench import (
+    CLASSES,
+    COMPOSITIONS,
+    SIDE,
+    TOY_PICTURES,
+    Stripes,
+    make,
+    names,
+    net_of,
+    plan_of,
+    plugin_settings,
+    split,
+    stripes,
+)
 
 import eyespot
 from eyespot.draws import Draws
@@ -34,7 +47,7 @@ def views_of(method, data, rows=range(8), seed=0):
     return method.views(batch, Draws(seed, 0, 0, batch["key"]))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_shapes_and_finite_gradients(name, data):
     method = make(name, data).train()
     views = views_of(method, data)
@@ -47,10 +60,12 @@ def test_shapes_and_finite_gradients(name, data):
         # DDP waits for every gradient: a parameter without one ends a run on two processes
         assert parameter.grad is not None, f"{n} has no gradient"
         assert bool(parameter.grad.isfinite().all()), f"the gradient of {n} is not finite"
-    assert any(float(p.grad.abs().sum()) > 0 for n, p in trained.items() if n.startswith("backbone"))
+    assert any(
+        float(p.grad.abs().sum()) > 0 for n, p in trained.items() if n.removeprefix("host.").startswith("backbone")
+    )
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_runs_on_plain_tensors_without_an_engine(name, data):
     """Five lines of Python, no draws, no engine: the loss terms of given views."""
     method = make(name, data)
@@ -69,7 +84,7 @@ def test_embeds_the_same_vector_whatever_the_batch(name, data):
     assert float(whole.std(0).mean()) > 0
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_views_are_a_function_of_the_sample_alone(name, data):
     """The views of a sample do not depend on its batch: what makes resume and many processes exact."""
     method = make(name, data)
@@ -125,17 +140,17 @@ SETTINGS = {"g_simclr": {"autoencoder_epochs": 0.5}, "w_mse": {"out": 4}}
 
 
 def start(name, folder, out, **changes):
+    name, plugins = split(name)
     kind = catalog.find(name).kind
     options = {"data": folder, "out": out, "backbone": net_of(name)}
     options |= {"image_size": SIDE, "epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1} | changes
-    if name in SETTINGS:
-        options |= {"set_": SETTINGS[name]}
+    options |= {"set_": SETTINGS.get(name, {}) | plugin_settings(plugins), "with_": plugins}
     if kind == "adapt":
         return eyespot.adapt(name, options.pop("backbone"), **options)
     return eyespot.pretrain(name, **options)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_a_run_from_a_path_is_complete_and_comes_back(name, folder, tmp_path):
     run = start(name, folder, tmp_path / "run")
     files = {p.name for p in run.path.iterdir()}
@@ -150,15 +165,17 @@ def test_a_run_from_a_path_is_complete_and_comes_back(name, folder, tmp_path):
     # config round-trip: the whole method is rebuilt from the files alone
     method = load_method(run.path).eval()
     config = json.loads((run.path / "config.json").read_text())
-    assert dataclasses.asdict(method.config) == {
-        k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()
-    }
+    expected = dataclasses.asdict(method.config)
+    for plugin, part in zip(split(name)[1], getattr(method, "plugins", ()), strict=True):
+        expected |= {f"{plugin}.{k}": v for k, v in dataclasses.asdict(part.config).items() if k != "image_size"}
+    assert config["plugins"] == split(name)[1]
+    assert expected == {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
     pixels = torch.rand(3, 3, SIDE, SIDE)
     with torch.no_grad():
         assert torch.equal(run.backbone(pixels), method.backbone.eval()(pixels))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_resumes_to_the_bit(name, folder, tmp_path, monkeypatch):
     whole = start(name, folder, tmp_path / "whole")
     from eyespot.train import fit as loop

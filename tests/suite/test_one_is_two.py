@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench import names
+from bench import COMPOSITIONS, names
 from processes import run_processes
 
 JOB = Path(__file__).parent / "two_processes.py"
@@ -20,7 +20,7 @@ def results(tmp_path_factory):
     """Both jobs, all methods: processes are started once, because importing costs more than training."""
     folder = tmp_path_factory.mktemp("processes")
     for world in (1, 2):
-        run_processes(JOB, [str(folder), *names()], world, folder)
+        run_processes(JOB, [str(folder), *names(), *COMPOSITIONS], world, folder)
     return folder
 
 
@@ -46,7 +46,7 @@ def weight_error(one, two):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_one_process_equals_two(results, name, how):
     one, two = read(results, "one", "float64", name), read(results, how, "float64", name)
     error, key = gradient_error(one["gradient"], two["gradient"])
@@ -63,7 +63,7 @@ def whole_error(one, two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_one_process_equals_two_in_single_precision(results, name):
     one, two = read(results, "one", "float32", name), read(results, "ddp", "float32", name)
     for what in ("gradient", "weights"):

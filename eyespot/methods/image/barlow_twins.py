@@ -19,13 +19,12 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.correlation import barlow
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class BarlowTwinsConfig(AsymmetricViews):
 class BarlowTwins(Method):
     needs = "image"
     Config = BarlowTwinsConfig
-    accepts = ("views", "terms")
+    accepts = ("views", "view_pair", "terms")
     recipe = Recipe(optimizer="adamw", lr=2e-3, weight_decay=1e-4, batch_size=256, warmup_epochs=10)
 
     def __init__(self, backbone: Backbone, config: BarlowTwinsConfig = BarlowTwinsConfig(), info: Info | None = None):
@@ -52,9 +51,7 @@ class BarlowTwins(Method):
         self.projector = mlp(backbone.embed_dim, config.hidden, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        pair = c.view_pair()
-        return two_views(batch["image"], draws, *pair)
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Embeddings "query" of view 1 and "key" of view 2, [B, out] each."""

@@ -22,13 +22,12 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.losses.predictive import byol
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.teacher import Teacher, cosine_momentum
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class BYOL(Method):
 
     needs = "image"
     Config = BYOLConfig
-    accepts = ("views", "positives", "terms")
+    accepts = ("views", "view_pair", "positives", "terms")
+    directions = 2
     recipe = Recipe(optimizer="adamw", lr=2e-3, weight_decay=1e-4, batch_size=256, warmup_epochs=10)
 
     def __init__(self, backbone: Backbone, config: BYOLConfig = BYOLConfig(), info: Info | None = None):
@@ -62,9 +62,7 @@ class BYOL(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        pair = c.view_pair()
-        return two_views(batch["image"], draws, *pair)
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Predictions "query" [2B, out] from view 1, then from view 2; targets "key" [2B, out], what the copy makes of

@@ -28,14 +28,14 @@ from torchvision.transforms.v2.functional import adjust_hue, adjust_saturation, 
 from eyespot.draws import Draws, ensure, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.losses.contrastive import nt_xent
-from eyespot.methods.common import SymmetricViews
+from eyespot.methods.common import SymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe, Tools
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.autoencoder import ConvAutoencoder
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
-from eyespot.views.image import clean, two_views
+from eyespot.views.image import clean
 
 
 def guided_order(labels: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class GSimCLR(Method):
 
     needs = "image"
     Config = GSimCLRConfig
-    accepts = ("views", "positives", "terms")
+    accepts = ("views", "view_pair", "positives", "terms")
     recipe = Recipe(
         optimizer="sgd",
         lr=0.1,
@@ -192,8 +192,9 @@ class GSimCLR(Method):
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
         c = self.config
         if c.augmentation == "simclr":
-            spec = c.view_spec()
-            return two_views(batch["image"], draws, spec)
+            return paired_views(self, batch, draws)
+        if self.view_hooks:
+            raise UserError("augmentation=paper has no crops that a plug-in could move; use augmentation=simclr.")
         images = clean(batch["image"], c.image_size, crop_ratio=1.0, device=draws.device)
         settings = CIFAR_COINS if c.image_size <= 64 else IMAGENET_COINS
         return {name: coin_view(images, draws.scope(name), *settings) for name in ("view1", "view2")}

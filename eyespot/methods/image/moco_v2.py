@@ -26,15 +26,14 @@ from torch.nn import functional as F
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import moco
-from eyespot.methods.common import SymmetricViews
+from eyespot.methods.common import SymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.nets.queue import Queue
 from eyespot.nets.teacher import Teacher
-from eyespot.process import gather
-from eyespot.views.image import two_views
+from eyespot.process import gather_blocks
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class MoCoV2Config(SymmetricViews):
 
 
 class MoCoV2(Method):
-    """Between `encode` and `loss` a plug-in may append rows to "query" and as many to "key" (all are pushed into the
-    queue), and give "extra_negatives" [rows of query, S, out] of unit length.
+    """Between `encode` and `loss` a plug-in may append rows to "query" and as many to "key", give "extra_negatives"
+    [rows of query, S, out] of unit length, and say which "new_keys" are pushed into the queue in place of all of "key".
     """
 
     needs = "image"
     Config = MoCoV2Config
-    accepts = ("views", "positives", "negatives", "terms")
+    accepts = ("views", "view_pair", "positives", "negatives", "terms")
     recipe = Recipe(optimizer="adamw", lr=2e-3, weight_decay=1e-4, batch_size=256, warmup_epochs=10)
 
     def __init__(self, backbone: Backbone, config: MoCoV2Config = MoCoV2Config(), info: Info | None = None):
@@ -73,8 +72,7 @@ class MoCoV2(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        return two_views(batch["image"], draws, c.view_spec())
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Queries "query" [B, out] of view 1, not normalised; keys "key" [B, out] of view 2, of unit length."""
@@ -85,7 +83,8 @@ class MoCoV2(Method):
         query, key = encoded["query"], encoded["key"]
         if self.training and torch.is_grad_enabled():
             # pushed after the step: no query sees keys of its own step, however many parts the batch has
-            self._new_keys.append(gather(key.detach()))
+            new = encoded.get("new_keys", key).detach()
+            self._new_keys.append(gather_blocks(new, len(new) if draws is None else len(draws)))
         extra = encoded.get("extra_negatives")
         return {"info_nce": moco(query, key, self.queue.columns, self.config.temperature, extra)}
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import moco_v3
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
@@ -34,7 +34,6 @@ from eyespot.nets.heads import mlp
 from eyespot.nets.teacher import Teacher, cosine_momentum
 from eyespot.nets.vit import ViTBackbone
 from eyespot.process import gather, rank
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class MoCoV3Config(AsymmetricViews):
 class MoCoV3(Method):
     needs = "image"
     Config = MoCoV3Config
-    accepts = ("views", "terms")
+    accepts = ("views", "view_pair", "terms")
     recipe = Recipe(
         optimizer="adamw",
         lr=2e-3,
@@ -90,9 +89,7 @@ class MoCoV3(Method):
         return nn.Sequential(self.backbone, self.projector)
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        pair = c.view_pair()
-        return two_views(batch["image"], draws, *pair)
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Predictions "query" [2, B, out] from view 1 and from view 2; "key" [2, B, out], what the copy makes of the

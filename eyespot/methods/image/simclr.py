@@ -21,13 +21,12 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.contrastive import nt_xent
-from eyespot.methods.common import SymmetricViews
+from eyespot.methods.common import SymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class SimCLR(Method):
 
     needs = "image"
     Config = SimCLRConfig
-    accepts = ("views", "positives", "terms")
+    accepts = ("views", "view_pair", "positives", "terms")
     recipe = Recipe(optimizer="adamw", lr=2e-3, weight_decay=1e-4, batch_size=256, warmup_epochs=10)
 
     def __init__(self, backbone: Backbone, config: SimCLRConfig = SimCLRConfig(), info: Info | None = None):
@@ -54,8 +53,7 @@ class SimCLR(Method):
         self.projector = mlp(backbone.embed_dim, config.hidden, config.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        return two_views(batch["image"], draws, c.view_spec())
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Embeddings "query" of view 1 and "key" of view 2, [B, out] each, not normalised."""

@@ -24,12 +24,11 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.predictive import negative_cosine
-from eyespot.methods.common import SymmetricViews
+from eyespot.methods.common import SymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class SimSiam(Method):
 
     needs = "image"
     Config = SimSiamConfig
-    accepts = ("views", "positives", "terms")
+    accepts = ("views", "view_pair", "positives", "terms")
+    directions = 2
     recipe = Recipe(
         optimizer="adamw",
         lr=2e-3,
@@ -71,8 +71,7 @@ class SimSiam(Method):
         self.predictor = mlp(c.out, c.bottleneck, c.out, norm="batch")
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        return two_views(batch["image"], draws, c.view_spec())
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Predictions "query" [2B, out] from view 1, then from view 2; "key" [2B, out], the embeddings of the view

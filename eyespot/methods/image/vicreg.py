@@ -25,13 +25,12 @@ from torch import Tensor
 
 from eyespot.draws import Draws
 from eyespot.losses.correlation import vicreg
-from eyespot.methods.common import AsymmetricViews
+from eyespot.methods.common import AsymmetricViews, paired_views
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.heads import mlp
 from eyespot.process import gather
-from eyespot.views.image import two_views
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class VICRegConfig(AsymmetricViews):
 class VICReg(Method):
     needs = "image"
     Config = VICRegConfig
-    accepts = ("views", "terms")
+    accepts = ("views", "view_pair", "terms")
     recipe = Recipe(
         optimizer="adamw",
         lr=2e-3,
@@ -73,9 +72,7 @@ class VICReg(Method):
         self.projector = mlp(backbone.embed_dim, c.hidden, c.hidden, c.out, norm="batch", last_bias=False)
 
     def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
-        c = self.config
-        pair = c.view_pair()
-        return two_views(batch["image"], draws, *pair)
+        return paired_views(self, batch, draws)
 
     def encode(self, views: dict[str, Tensor], draws: Draws | None = None) -> dict[str, Tensor]:
         """Embeddings "query" of view 1 and "key" of view 2, [B, out] each."""
