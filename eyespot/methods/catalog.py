@@ -49,6 +49,8 @@ class Entry:
     """How it is trained: every field of Recipe."""
     own_recipe: tuple[str, ...]
     """The fields of the recipe that the method states itself."""
+    accepts: tuple[str, ...]
+    """What a plug-in may add to it; of a plug-in, what it adds."""
     extras: tuple[str, ...]
     """Optional stacks it needs: pip install 'eyespot[...]'."""
     doc: str
@@ -159,6 +161,7 @@ def _unread(point: importlib.metadata.EntryPoint) -> Entry:
         fields=(),
         recipe={},
         own_recipe=(),
+        accepts=(),
         extras=(),
         doc="",
         target=point.value,
@@ -195,6 +198,7 @@ def _entry(module: Module, name: str, modality: str, attribute: str | None) -> E
         fields=_arguments(chain),
         recipe=recipe,
         own_recipe=own,
+        accepts=_strings(_value(chain, "adds" if _root(chain) == "Plugin" else "accepts")),
         extras=_strings(_value(chain, "extras")) or module.extras,
         doc=paragraphs[1].strip() if len(paragraphs) > 1 else "",
         target=f"{module.name}:{node.name}",
