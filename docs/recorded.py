@@ -128,7 +128,7 @@ def claims(folder: Path = CLAIMS) -> str:
 
 
 def section(claim: Claim, record: Mapping[str, Any] | None) -> str:
-    parts = [f"## {claim.name}", escape(claim.claim)]
+    parts = [f"### {claim.name}", escape(claim.claim)]
     parts += [f"The paper's figures: {escape(claim.paper)}"] if claim.paper else []
     parts += [escape(claim.note)] if claim.note else []
     if record is None:
