@@ -87,16 +87,14 @@ class Situation:
         sign = 1 if self.claim.direction == "higher" else -1
         return sorted(self.arms, key=lambda arm: -sign * self.record["arms"][arm.name][self.metric]["mean"])
 
-    def best(self) -> tuple[Arm, list[Arm]]:
-        """The arm with the best mean, and those that the seeds do not tell apart from it."""
+    def choice(self) -> tuple[Arm, list[Arm]]:
+        """The arm to take and those that the seeds do not tell apart from it: the one with the best mean, but the
+        claim's control where none is clearly better than that."""
         first, *rest = self.ranked()
-        top = self.values(first, self.metric)
-        close = [
-            arm
-            for arm in rest
-            if compared(top, self.values(arm, self.metric), self.claim.direction)["outcome"] != "shown"
-        ]
-        return first, close
+        top, direction = self.values(first, self.metric), self.claim.direction
+        same = [a for a in rest if compared(top, self.values(a, self.metric), direction)["outcome"] != "shown"]
+        control = next((arm for arm in same if arm.name == self.claim.control), None)
+        return (first, same) if control is None else (control, [first, *(arm for arm in same if arm is not control)])
 
     def above_floor(self, arm: Arm) -> bool | None:
         """Whether an arm is clearly better than random features; None where they were not measured."""
@@ -108,13 +106,17 @@ class Situation:
 
     def advice(self) -> str:
         """The method to take, in few words."""
-        first, _ = self.best()
-        return label(first) if self.above_floor(first) is not False else "none: not clearly above random features"
+        arm, _ = self.choice()
+        if self.above_floor(arm) is False:
+            return "none: not clearly above random features"
+        return label(arm) + (", the control: nothing is clearly better" if arm.name == self.claim.control else "")
 
 
 def label(arm: Arm) -> str:
-    """The arm, with the method that it trains where its name does not say it."""
-    return f"`{arm.name}`" + ("" if arm.name == arm.method else f" ({escape(arm.method)})")
+    """The arm, with the method and the settings that its name does not say."""
+    told = [] if arm.name == arm.method else [escape(arm.method)]
+    told += [f"{escape(key)}={str(value).lower()}" for key, value in arm.settings.items()]
+    return f"`{arm.name}`" + (f" ({', '.join(told)})" if told else "")
 
 
 def start_of(arm: Arm) -> str:
@@ -162,8 +164,8 @@ def measured(folder: Path = CLAIMS) -> str:
 
 
 def measured_row(s: Situation) -> list[str]:
-    first, close = s.best()
-    values = s.record["arms"][first.name]
+    arm, same = s.choice()
+    values = s.record["arms"][arm.name]
     floor = values.get(floor_of(s.metric))
     return [
         escape(f"all of {s.data.file}") if s.pictures is None else f"{s.pictures:,}",
@@ -171,7 +173,7 @@ def measured_row(s: Situation) -> list[str]:
         s.start,
         f"{s.minutes:.1f} minutes, {cores(s.record)}",
         s.advice(),
-        ", ".join(map(label, close)) or "-",
+        ", ".join(map(label, same)) or "-",
         f"{metric_name(s.metric)} {cell(values[s.metric])} %, {seed_count(s.record)}",
         "not measured" if floor is None else f"{floor['mean']:.2f} %",
         f"[{s.claim.name}](reproductions.md#{s.claim.name})",
