@@ -149,17 +149,7 @@ def measured(folder: Path = CLAIMS) -> str:
     known = situations(folder)
     if not known:
         return NOTHING
-    head = [
-        "pictures",
-        "of what",
-        "start from",
-        "budget",
-        "take",
-        "not told apart from it",
-        "expect",
-        "floor",
-        "record",
-    ]
+    head = ["pictures", "start from", "budget", "take", "not told apart from it", "expect", "floor", "record"]
     return table(head, [measured_row(s) for s in known])
 
 
@@ -168,8 +158,7 @@ def measured_row(s: Situation) -> list[str]:
     values = s.record["arms"][arm.name]
     floor = values.get(floor_of(s.metric))
     return [
-        escape(f"all of {s.data.file}") if s.pictures is None else f"{s.pictures:,}",
-        escape(s.domain),
+        escape(f"all of {s.data.file}, {s.domain}") if s.pictures is None else f"{s.pictures:,} {escape(s.domain)}",
         s.start,
         f"{s.minutes:.1f} minutes, {cores(s.record)}",
         s.advice(),

@@ -60,6 +60,13 @@ def with_floor(values: Mapping[str, Any], metric: str) -> str:
     return cell(values.get(metric)) + ("" if floor is None else f" ({floor['mean']:.2f})")
 
 
+def cost(values: Mapping[str, Any] | None, name: str) -> str:
+    """746 ± 86; minutes and load are small numbers and keep two digits."""
+    if values is None or name in ("minutes", "load_per_core"):
+        return cell(values)
+    return f"{values['mean']:,.0f} ± {values['spread']:,.0f}"
+
+
 def arms_table(record: Mapping[str, Any], arms: Iterable[str], head: str = "arm") -> str:
     """Accuracies and costs of some arms, mean ± spread over the seeds."""
     arms = list(arms)
@@ -68,7 +75,7 @@ def arms_table(record: Mapping[str, Any], arms: Iterable[str], head: str = "arm"
     rows = []
     for arm in arms:
         values = record["arms"][arm]
-        rows.append([f"`{arm}`", *(with_floor(values, m) for m in metrics), *(cell(values.get(c)) for c in costs)])
+        rows.append([f"`{arm}`", *(with_floor(values, m) for m in metrics), *(cost(values.get(c), c) for c in costs)])
     return table([head, *(metric_name(m) for m in metrics), *(COST_HEADS[c] for c in costs)], rows)
 
 
