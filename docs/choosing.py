@@ -149,7 +149,7 @@ def measured(folder: Path = CLAIMS) -> str:
     known = situations(folder)
     if not known:
         return NOTHING
-    head = ["pictures", "start from", "budget", "take", "not told apart from it", "expect", "floor", "record"]
+    head = ["pictures", "start from", "budget", "take", "not told apart from it", "expect", "record"]
     return table(head, [measured_row(s) for s in known])
 
 
@@ -157,14 +157,14 @@ def measured_row(s: Situation) -> list[str]:
     arm, same = s.choice()
     values = s.record["arms"][arm.name]
     floor = values.get(floor_of(s.metric))
+    below = "floor not measured" if floor is None else f"floor {floor['mean']:.2f} %"
     return [
         escape(f"all of {s.data.file}, {s.domain}") if s.pictures is None else f"{s.pictures:,} {escape(s.domain)}",
         s.start,
         f"{s.minutes:.1f} minutes, {cores(s.record)}",
         s.advice(),
         ", ".join(map(label, same)) or "-",
-        f"{metric_name(s.metric)} {cell(values[s.metric])} %, {seed_count(s.record)}",
-        "not measured" if floor is None else f"{floor['mean']:.2f} %",
+        f"{metric_name(s.metric)} {cell(values[s.metric])} % ({below}; {seed_count(s.record)})",
         f"[{s.claim.name}](reproductions.md#{s.claim.name})",
     ]
 

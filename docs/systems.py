@@ -43,10 +43,10 @@ def page(entry: Entry) -> str:
 
 def overview(entries: Sequence[Entry]) -> str:
     rows = [
-        [f"[{e.name}]({e.name}.md)", e.kind, e.modality, escape(e.paper), *(seen(v) for v in evidence(e))]
+        [f"[{e.name}]({e.name}.md)", f"{e.modality} {e.kind}", escape(e.paper), *(seen(v) for v in evidence(e))]
         for e in entries
     ]
-    return OVERVIEW + table(["name", "kind", "modality", "paper", *EVIDENCE.values()], rows) + COMMON
+    return OVERVIEW + table(["name", "kind", "paper", *EVIDENCE.values()], rows) + COMMON
 
 
 def evidence(entry: Entry) -> list[Any]:
