@@ -6,9 +6,14 @@ negatives (a sample with a random one), then trains a classifier and a supervise
 
     L = L_ce + eta L_con,    l_i = -1/|P(i)| sum_{j in P(i)} (1 - p_ij) log p_ij                          (eq. 5, 6)
 
-with p_ij the softmax of z_i z_j / T over all other rows and P(i) the rows with the same (soft) label. The released code
-differs: `mining="code"` repeats its mask, which mostly makes a sample its own hard positive, `normalisation="code"`
-divides by the number of rows instead of |P|, `detach=True` gives the backbone no gradient from the unmixed rows.
+with p_ij the softmax of z_i z_j / T over all other rows and P(i) the rows with the same (soft) label.
+
+Paper and code: the defaults follow the paper where the released code is wrong. Its mask mostly makes a sample its own
+hard positive (`mining="code"`), it divides by the number of rows in place of |P| (`normalisation="code"`), and the
+unmixed rows give the backbone no gradient (`detach=true`). It finds equal soft labels by powers of ten, which overflow
+beyond 18 classes; here labels are compared. As in the code, the partner of a semi-hard negative is drawn at
+random (the text says hard), the focal weight has a gradient, and rows without a positive are left out. Its default of
+eta is 10 while its CIFAR-10 command has 0.1, the default here.
 
     >>> method = CoreTuning(backbone("resnet18", image_size=32), info=Info(classes=10))
     >>> method({"view": torch.rand(8, 3, 32, 32), "label": torch.randint(10, (8,))})

@@ -180,10 +180,10 @@ def test_the_code_of_the_page_runs(root, tmp_path, monkeypatch, capsys):
     import re
 
     monkeypatch.chdir(tmp_path)
-    page = (root / "docs" / "weights.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "export.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     left: dict = {}
-    exec(compile(code, "docs/weights.md", "exec"), left)
+    exec(compile(code, "docs/export.md", "exec"), left)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("54 of 54 tensors") and said[1] == "True"
     assert said[2] == "54 of 54 tensors of vit_micro from 'vit.safetensors'"

@@ -5,6 +5,11 @@ the identity: its diagonal to 1 (the views agree), the rest to 0 (no dimension r
 
     L = sum_i (1 - C_ii)^2 + redundancy * sum_i sum_{j != i} C_ij^2            (eq. 1)
 
+Paper and code: a dimension is standardised by its biased deviation over the global batch, which is the authors' batch
+norm without scale and shift; an unbiased one, as in some forks, would move the optimum of the diagonal by (N - 1) / N.
+The authors' lambda is 0.0051, and they multiply the whole loss by 0.024 to 0.1 for LARS (`scale`). The projector is 512
+wide in place of 8192, and the optimizer is AdamW.
+
     >>> method = BarlowTwins(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})
     {'invariance': tensor(...), 'redundancy': tensor(...)}

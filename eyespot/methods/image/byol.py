@@ -7,6 +7,10 @@ predictor and the copy without gradient keep the constant solution away.
 
 p is predictor(projector(backbone)), z' the projector of the copy, whose momentum goes from 0.99 to 1 by a cosine.
 
+Paper and code: the copy averages parameters only; its batch norms keep the statistics of the views that it sees itself.
+Defaults are for small nets and short runs: hidden layers of 1024 in place of 4096, a momentum that starts at 0.99 in
+place of 0.996, crops from 0.2 of the area in place of 0.08, AdamW in place of LARS.
+
     >>> method = BYOL(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})
     {'prediction': tensor(...)}

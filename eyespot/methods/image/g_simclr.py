@@ -4,9 +4,13 @@ In SimCLR two pictures of one class push each other apart whenever they share a 
 autoencoder is trained without labels and its latents are clustered by k-means into as many clusters as a batch has
 pictures; a batch then takes one picture of every cluster. The rest is SimCLR (NT-Xent over two views).
 
-The released order is fixed, and once the small clusters are used up its late batches hold mostly a few large clusters:
-`policy="paper"` repeats it. The default, "balanced", takes one picture of every cluster in every batch, reshuffles
-inside the clusters each epoch, repeats pictures of small clusters and leaves out some of the large ones.
+Paper and code: the released order is the same in every epoch while its baseline is shuffled, and once the small
+clusters are used up its late batches hold mostly a few large clusters, which is worse than random: `policy="paper"`
+repeats it. The default, "balanced", takes one picture of every cluster in every batch, reshuffles inside the clusters
+each epoch, repeats pictures of small clusters and leaves out some of the large ones. The released sort is not stable;
+ours is. Views are SimCLR's; `augmentation="paper"` has no crop and one coin for a whole batch, and its grey works (in
+the CIFAR-10 notebooks the grey picture is thrown away). The autoencoder trains for 5 epochs in place of about 23 with
+early stopping. The paper chose the epoch of its linear probe by the test loss; here test pictures are used once.
 
     >>> method = GSimCLR(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

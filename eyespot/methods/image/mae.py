@@ -8,10 +8,12 @@ decoder receives them with mask tokens in the places of the others and predicts 
 
 with t_i the patch, standardised by its own mean and deviation (`norm_pix`).
 
-The library's own transformers (`vit_micro`, `vit_small`, ...) carry the paper's frozen sine-cosine positions and
-initialisation; those by timm name keep timm's learned positions. The decoder's positions are always the frozen ones.
-Features are the mean of the patch tokens after the last norm, as in the paper's fine-tuning; `pooling="native"` gives
-the class token, which its linear probe takes.
+Paper and code: the library's own transformers (`vit_micro`, `vit_small`, ...) carry the paper's frozen sine-cosine
+positions and initialisation; those by timm name keep timm's learned positions. The decoder's positions are always the
+frozen ones. Patches are standardised by their unbiased variance, as in the authors' code. Features are the mean of the
+patch tokens after the last norm, as in the paper's fine-tuning; `pooling="native"` gives the class token, which its
+linear probe takes. The rate follows the root of the batch from the paper's 4096; the paper's linear rule would starve
+batches of a few hundred. Encoders of fewer than 12 blocks get a decoder of 2 blocks in place of 8.
 
     >>> method = MAE(backbone("vit_micro", image_size=32))
     >>> method({"image": torch.rand(8, 3, 32, 32)})

@@ -8,11 +8,14 @@ frequencies that were removed count:
     L = sum_{n,c,u,v} |F(x_rec) - F(x)|^gamma (1 - m) / (C sum_{n,u,v} (1 - m))        m = 1: kept
 
 The three other corruptions of the paper (super-resolution, deblurring, denoising) are `task`; their loss counts all
-frequencies. Three details follow the authors' code: what is left is clamped to [0, 1] before the encoder sees it, the
-corruption works on plain pixels while the loss compares standardised ones, and the mean runs over all removed
-frequencies of the (global) batch at once, so pictures that lost many weigh more. One does not: batch norms take their
-running statistics from clean pictures (a pass without gradient every eighth step), because frozen features are read
-from clean ones; the paper fine-tunes, where that is no matter.
+frequencies.
+
+Paper and code: three details follow the authors' code. What is left is clamped to [0, 1] before the encoder sees it,
+which cuts off the negative half of a picture without its low frequencies; the corruption works on plain pixels while
+the loss compares standardised ones; and the mean runs over all removed frequencies of the (global) batch at once, so
+pictures that lost many weigh more. One does not: batch norms take their running statistics from clean pictures (a pass
+without gradient every eighth step), because frozen features are read from clean ones; the paper fine-tunes, where that
+is no matter. The disc keeps the paper's share of the picture, but at least 4 bins: at 32 px the share alone leaves 2.3.
 
     >>> method = MFM(backbone("resnet8", image_size=32))
     >>> method({"image": torch.rand(8, 3, 32, 32)})

@@ -6,8 +6,11 @@ queue of older keys: many consistent negatives at a small batch.
     L = -log( exp(q k / T) / (exp(q k / T) + sum_{n in queue} exp(q n / T)) ),  q and k of unit length
         (MoCo, arXiv 1911.05722, eq. 1; k and the queue get no gradient)
 
-The engine synchronises batch norm over processes, so the statistics cannot tell which key belongs to a query and
-the paper's shuffling of batches is not needed.
+Paper and code: the engine synchronises batch norm over processes, so the statistics cannot tell which key belongs to a
+query, and the paper's shuffling of batches is left out. Keys enter the queue after the step. One direction, view 1 as
+the query, as in the paper; solo-learn and lightly add the other. The queue begins with random directions. For small
+data the queue holds 4096 keys in place of 65536, the momentum is 0.99 in place of 0.999, and the optimizer is AdamW in
+place of SGD.
 
     >>> method = MoCoV2(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

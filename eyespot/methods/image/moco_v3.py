@@ -8,7 +8,12 @@ encoder makes of the other view of its picture. The batch is large enough to nee
 
 q is predictor(projector(backbone)), k the projector of the copy, both of unit length; the copy gets no gradient and its
 momentum goes from 0.99 to 1 by a cosine. Transformers keep their random patch projection, which makes training stable
-(section 4). For them the authors' code has 3 layers in the projector and a batch norm after the predictor.
+(section 4).
+
+Paper and code: the factor 2 T is that of the authors' code, and both directions are added. Linear layers have no bias,
+and the projector ends in a batch norm without scale and shift. For transformers the authors' code has 3 layers in the
+projector (`layers=3`) and a batch norm after the predictor (`predictor_norm=true`); ResNets, the default here, have
+neither. On ImageNet T is 1.0 and the hidden layers are 4096 wide, here 0.2 and 1024; AdamW in place of LARS.
 
     >>> method = MoCoV3(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

@@ -8,6 +8,10 @@ large batch, no slowly moving copy: the predictor and the stopped gradient alone
 p is predictor(projector(backbone)), z the projector's output. The predictor keeps the peak rate for the whole training,
 because it must follow embeddings that change; the rest follows the schedule (section 4.2).
 
+Paper and code: the projector has the 2 layers that the paper takes on CIFAR (`layers=3` on ImageNet), batch norm after
+each, the last without scale and shift. Ports that let the predictor follow the schedule are `constant_rate=false`.
+Widths are a quarter of the paper's 2048 and 512, and the optimizer is AdamW in place of SGD.
+
     >>> method = SimSiam(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})
     {'prediction': tensor(...)}

@@ -6,9 +6,14 @@ an assignment, the slots, are contrasted with the slots of all other pictures. G
 
     L = w [Lg(1, 2) + Lg(2, 1)] + (1 - w) [Ls(1, 2) + Ls(2, 1)]
 
-with 1, 2 the views, the student's first. As in the authors' code the slot loss carries twice its temperature, one
-temperature pools both sides, and 1e-6 is added to the pooling weights. The paper trains by LARS at 1.0 x batch / 256,
-decay 1e-5, batch 512, 800 epochs on COCO; the recipe here is for small nets.
+with 1, 2 the views, the student's first.
+
+Paper and code: as in the authors' code the slot loss carries twice its temperature (the text has plain InfoNCE), the
+teacher's temperature pools the slots of both sides (the student's own stands in the group loss only), and 1e-6 is added
+to the pooling weights. Slots are pooled from features that are not normalised, and count as present by the maps before
+they are aligned. The second crop is drawn again until it overlaps the first. A batch without a shared slot adds a loss
+of 0 (not a number in the released code). The paper trains by LARS at 1.0 x batch / 256, decay 1e-5, batch 512, 800
+epochs on COCO; the recipe here is for small nets.
 
     >>> method = SlotCon(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

@@ -11,6 +11,11 @@ the prototypes and so keeps the constant solution away. Small views predict, and
 Embeddings z and prototypes C have unit length; prototypes are brought back to it after every step. A queue of older
 embeddings may take part in the assignment where the batch is small beside the prototypes.
 
+Paper and code: codes are balanced over the global batch, prototypes first and samples last in each of the 3 scalings,
+in logarithms so that nothing overflows. The queue holds embeddings, which the prototypes of the moment score. For small
+nets and pictures some defaults differ: eps 0.03 in place of 0.05, 256 prototypes in place of 3000, no small views up to
+64 px, prototypes that rest for one epoch but at most a tenth of the training, AdamW in place of LARS.
+
     >>> method = SwAV(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})
     {'swapped': tensor(...)}

@@ -6,9 +6,10 @@ from each other: the deviation of every dimension stays above 1, and no dimensio
     L = l s(Z, Z') + m [v(Z) + v(Z')] + n [c(Z) + c(Z')]                         (eq. 6)
     v = mean_d max(0, 1 - sqrt(Var(z_d) + eps)),  c = sum_{i != j} Cov(Z)_ij^2 / D        (eq. 1 to 4)
 
-s is the squared difference, here the mean over pictures and dimensions as in the authors' code (the paper's eq. 5 sums
-over dimensions). v is summed over the two views as in the paper; the authors' code takes half of it, which is
-variance=12.5 here.
+Paper and code: s is the mean of the squared difference over pictures and dimensions as in the authors' code (the
+paper's eq. 5 sums over dimensions). v is summed over the two views as in the paper; the authors' code takes half of it,
+which is `variance=12.5` here. Variances and covariances are unbiased. The last layer of the projector has no bias, as
+covariances do not see it. The projector is 512 wide in place of 8192; AdamW in place of LARS.
 
     >>> method = VICReg(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})
