@@ -32,7 +32,7 @@ def test_agrees_with_scikit_learn_and_a_loop():
 
 
 def test_constants_are_frozen():
-    assert (retrieval.NAME, retrieval.VERSION, retrieval.RANKS) == ("retrieval", 1, (1, 5, 10))
+    assert (retrieval.NAME, retrieval.VERSION, retrieval.RANKS) == ("retrieval", 2, (1, 5, 10))
 
 
 @pytest.mark.parametrize(("block", "queries", "chunk"), [(1, 512, 7), (150, 512, 50), (1 << 21, 3, 1)])
@@ -51,9 +51,9 @@ def test_memory_is_one_block_whatever_the_number_of_samples(monkeypatch):
     monkeypatch.setattr(retrieval, "BLOCK", 6000)
     sizes, rank = [], retrieval.ranking
 
-    def watched(scores, relevant):
+    def watched(scores, relevant, ignored=None):
         sizes.append(scores.numel())
-        return rank(scores, relevant)
+        return rank(scores, relevant, ignored)
 
     monkeypatch.setattr(retrieval, "ranking", watched)
     for n in (200, 3000):
