@@ -231,7 +231,7 @@ class Drawer:
             known = (numbers[b].flatten() >= 0).nonzero()[:, 0]
             if not len(known):
                 continue
-            chosen = known[(shares[b] * len(known)).long()]
+            chosen = known[(shares[b][: len(known)] * len(known)).long()]
             self.labels.append(numbers[b].flatten()[chosen])
             self.pictures.append(torch.full_like(chosen, row))
             for k, found in enumerate(maps):
