@@ -82,6 +82,8 @@ class PretrainOptions(DataOptions):
     """How several processes share the work: ddp keeps the whole net on each, fsdp a part; auto is ddp."""
     log_every: int = option(10, low=1)
     """Most steps between two records in metrics.jsonl; short runs are logged more often."""
+    pictures: bool = True
+    """Draw views, neighbours and groups of a few pictures into the run's pictures/ at the end."""
     set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")
     """Arguments of the method as key=value; may repeat (in Python also a dictionary)."""
     with_: Sequence[str] = option((), many=True, word="NAME")
