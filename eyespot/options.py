@@ -82,6 +82,8 @@ class PretrainOptions(DataOptions):
     """How several processes share the work: ddp keeps the whole net on each, fsdp a part; auto is ddp."""
     log_every: int = option(10, low=1)
     """Most steps between two records in metrics.jsonl; short runs are logged more often."""
+    pictures: bool = True
+    """Draw views, neighbours and groups of a few pictures into the run's pictures/ at the end."""
     set_: Mapping[str, Any] | Sequence[str] = option((), many=True, word="KEY=VALUE")
     """Arguments of the method as key=value; may repeat (in Python also a dictionary)."""
     with_: Sequence[str] = option((), many=True, word="NAME")
@@ -133,7 +135,32 @@ class DoctorOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(DataOptions):
+class MeasureOptions(DataOptions):
+    """What is measured, and against which masks."""
+
+    mask_column: str | None = option(None, none="found")
+    """Column of a Parquet file that holds masks of class numbers."""
+    ignore: Sequence[str] = option("255", repeat=True, word="VALUE")
+    """Values of masks that are not counted, several with commas; none counts all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.ignored
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """The values of masks that are not counted, in ascending order."""
+        given: Any = self.ignore
+        words = [given] if isinstance(given, str | int) else list(given)
+        values = [v.strip() for word in words for v in str(word).split(",") if v.strip().lower() not in ("", "none")]
+        wrong = next((v for v in values if not v.isdecimal()), None)
+        if wrong is not None:
+            raise UserError(f"--ignore cannot be '{wrong}': it takes whole numbers with commas between them, or none.")
+        return tuple(sorted({int(v) for v in values}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MeasureOptions):
     """Measure a representation against a random one under fixed protocols."""
 
     model: Any = dataclasses.field(kw_only=False)
@@ -143,7 +170,8 @@ class EvaluateOptions(DataOptions):
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
     protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
-    """Protocol: knn, linear, low_shot, retrieval or finetune; several with commas, or the option repeated."""
+    """Protocols, several with commas or the option repeated: knn, linear, low_shot, retrieval, purity and finetune look
+    at labels, pixel_linear, patch_knn, segmentation and slots at masks, representation at neither."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -178,7 +206,7 @@ class EvaluateOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(DataOptions):
+class CompareOptions(MeasureOptions):
     """Put runs beside each other: what they are, and every result kept in them beside its floor."""
 
     runs: Any = dataclasses.field(kw_only=False, metadata={"many": True})
@@ -299,7 +327,8 @@ class ReproduceOptions(Options):
     """Called with each progress record."""
 
 
-PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "finetune")
+PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "finetune")
+PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation")
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class DatasetSource(Source):
             raise UserError(f"The data set {kind} is empty.")
         self.dataset, self.name = dataset, name or kind
         self.image_key, self.label_key = image_key, label_key
-        first = self._sample(0)
+        first = self.sample(0)
         self._image(first)
         self.labels, self.class_names = self._labels(first)
 
@@ -68,7 +68,7 @@ class DatasetSource(Source):
 
     def load(self, i: int, *, channels: int | None = None, plan: dict[str, Any] | None = None) -> Tensor:
         try:
-            image = self._image(self._sample(i))
+            image = self._image(self.sample(i))
             if isinstance(image, Image.Image):
                 return tensor_of(from_pillow(image), channels, plan)
             return apply_plan(with_channels(_planes(image), channels), plan)
@@ -80,7 +80,8 @@ class DatasetSource(Source):
         channels, height, width = image.shape
         return channels, height, width, image.dtype != torch.uint8
 
-    def _sample(self, i: int) -> Any:
+    def sample(self, i: int) -> Any:
+        """Sample i as the data set returns it."""
         try:
             return self.dataset[i]
         except KeyError as error:
@@ -138,7 +139,7 @@ class DatasetSource(Source):
 
     def _label_of(self, i: int) -> Any:
         try:
-            return self._label(self._sample(i))
+            return self._label(self.sample(i))
         except SAMPLE_ERRORS:
             return None  # the picture is reported when it is read
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from eyespot.data.hub import open_saved
+from eyespot.data.masks import without_masks
 from eyespot.data.names import Files
 from eyespot.data.parquet import ParquetSource
 from eyespot.data.picture import SUFFIXES
@@ -92,6 +93,7 @@ def open_folder(root: Path, split: str | None, image_column: str | None, label_c
 
 
 def _pictures(root: Path, files: Files, split: str | None) -> Source:
+    root, files = without_masks(root, files)
     folders = list(files.folders)
     parts = sorted({name.split("/")[0] for name in folders if name})
     marked = len(parts) > 0 and "" not in folders and all(p.lower() in SPLITS for p in parts)

@@ -8,6 +8,7 @@ several processes on a machine one makes the copy. Files are opened one after th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -61,6 +62,8 @@ class ParquetSource(EncodedSource):
         schema = _open(files[0]).schema_arrow
         features = _features(schema)
         self.column = _image_column(files[0], schema, features, image_column)
+        self.pictures = tuple(f.name for f in schema if _is_image(f.type))
+        """The columns of encoded pictures, `column` among them."""
         label = _label_column(files[0], schema, label_column)
         self._ends, self._bytes = self._measure([self.column, *([label] if label else [])])
         self.rows = self._chosen(schema, split)
@@ -89,6 +92,15 @@ class ParquetSource(EncodedSource):
         if not value:
             raise BadFile(self.path(i), "the row holds no picture")
         return value
+
+    def other(self, column: str) -> ParquetSource:
+        """The same rows, with another column of encoded pictures."""
+        schema = _open(self.files[0]).schema_arrow
+        source = copy.copy(self)
+        source.column = _image_column(self.files[0], schema, {}, column)
+        source._ends, source._bytes = source._measure([source.column])
+        source._chunks = None
+        return source
 
     def _beside(self, path: str | None) -> Path | None:
         """A picture that is only named in its row: a file beside the Parquet file."""

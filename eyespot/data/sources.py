@@ -9,6 +9,7 @@
     a `datasets.Dataset` of the Hugging Face library, or the folder that it was saved to (hub.py)
     a map-style PyTorch data set, or any sequence of pictures (dataset.py)
     scenes:train, scenes:test    the rendered demo data (scenes.py)
+    mosaic:PATH                  scenes of four labelled pictures each, with masks (mosaic.py)
 
 A data set that marks its splits is told which by `split=`, or by the name after a colon: `flowers.parquet:test`.
 """
@@ -138,6 +139,10 @@ def open_source(
     if not str(data).strip():
         raise UserError("The data path is empty; give a folder, a text list or a Parquet file.")
     path = Path(data).expanduser()
+    if not path.exists() and str(data).startswith("mosaic:"):
+        from eyespot.data.mosaic import open_mosaic
+
+        return open_mosaic(str(data)[len("mosaic:") :], split, image_column, label_column)
     if not path.exists() and ":" in str(data):
         front, _, back = str(data).rpartition(":")
         if front == "scenes":

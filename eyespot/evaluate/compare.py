@@ -92,21 +92,37 @@ def _rank(protocol: str) -> tuple[int, str]:
 
 def _measure_missing(runs: Sequence[Run], o: CompareOptions) -> None:
     """Evaluate what a run lacks on the data given; all that one run lacks in one pass."""
-    from eyespot.data.sources import open_source
     from eyespot.evaluate import protocols
     from eyespot.evaluate.evaluate import evaluate
-    from eyespot.evaluate.samples import data_id
 
-    columns = {"image_column": o.image_column, "label_column": o.label_column}
-    train = open_source(o.data, split=o.split, **columns)
-    test = None if o.test_data is None else open_source(o.test_data, **columns)
-    wanted, samples = o.protocols or USUAL, data_id(train, test, o.seed)
+    wanted = o.protocols or USUAL
+    columns = ("image_column", "label_column", "mask_column", "ignore")
     passed = {k: getattr(o, k) for k in ("split", "channels", "workers", "max_bad", "seed", "device", *columns)}
+    samples = {name: _samples(name, o) for name in wanted}
     for run in runs:
         kept = {r.key[:3] for r in records.read(run.path)}
-        missing = [name for name in wanted if (name, protocols.ALL[name].VERSION, samples) not in kept]
+        missing = [name for name in wanted if (name, protocols.ALL[name].VERSION, samples[name]) not in kept]
         if missing:
             evaluate(run, data=o.data, test_data=o.test_data, protocol=missing, **passed)
+
+
+def _samples(protocol: str, o: CompareOptions) -> str:
+    """What identifies the samples that a protocol would be measured on, as its results say it."""
+    from eyespot.data.masks import open_masked
+    from eyespot.data.sources import open_source
+    from eyespot.evaluate import masked, protocols, representation, samples
+
+    sides = [(o.data, o.split), *([] if o.test_data is None else [(o.test_data, None)])]
+    if protocol in protocols.MASKED:
+        names = {"image_column": o.image_column, "mask_column": o.mask_column}
+        opened = [open_masked(data, split=split, **names) for data, split in sides]
+        return masked.data_id(opened[0], opened[1] if len(opened) > 1 else None, o)
+    columns = {"image_column": o.image_column, "label_column": o.label_column}
+    if protocol in protocols.UNLABELLED:
+        data, split = sides[-1]
+        return representation.data_id(open_source(data, split=split, **columns), o.seed)
+    sources = [open_source(data, split=split, **columns) for data, split in sides]
+    return samples.data_id(sources[0], sources[1] if len(sources) > 1 else None, o.seed)
 
 
 # --- rows -----------------------------------------------------------------------------------------------------

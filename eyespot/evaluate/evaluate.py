@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from eyespot.declare import build
 from eyespot.errors import UserError
-from eyespot.evaluate import protocols, records
+from eyespot.evaluate import protocols, purity, records, retrieval
 from eyespot.evaluate.features import Features, is_embeddings
+from eyespot.evaluate.measured import Measured, Outcome
 from eyespot.evaluate.samples import Samples, read_samples
 from eyespot.nets.backbones import DESCRIPTION
 from eyespot.options import EvaluateOptions
+from eyespot.runs import read_json
 from eyespot.train.fit import silent
 from eyespot.train.launch import resolve_device
-
-Outcome = tuple[dict[str, float], dict[str, Any]]
 
 
 def evaluate(
@@ -46,9 +46,12 @@ def evaluate(
         model: run folder, run, name of a backbone (`pretrained=True` for its published weights), `Backbone` or other
             module, or a Parquet file of saved embeddings; then `data` and `test_data` are such files too, or pictures
             whose paths are in it (`data` may be left out: the file itself).
-        data: labelled pictures to learn from: whatever `pretrain` takes as data, or a `Data`.
-        test_data: labelled pictures to measure on; None holds out a fifth of every class of `data`.
-        protocol: "knn", "linear", "low_shot", "retrieval" or "finetune"; several as "knn,linear" or a list.
+        data: pictures to learn from, with labels or masks as the protocol needs: whatever `pretrain` takes as data, or
+            a `Data`.
+        test_data: pictures to measure on; None holds out a fifth of every class of `data` (a fifth of its pictures
+            where they have masks).
+        protocol: "knn", "linear", "low_shot", "retrieval", "purity", "finetune" (labels), "pixel_linear", "patch_knn",
+            "segmentation", "slots" (masks) or "representation" (neither); several as "knn,linear" or a list.
         floor_seeds: random networks over which the floor is averaged, with seeds seed, seed + 1, ...
         options: the options of `eyespot evaluate`, with their defaults, in `eyespot.options.EvaluateOptions`.
 
@@ -58,7 +61,7 @@ def evaluate(
         protocols a list of them, in the order asked for.
 
     Raises:
-        UserError: no labels, test classes that were not in the training data, an unknown protocol or model, ...
+        UserError: no labels or masks, test classes that were not in the training data, an unknown protocol, ...
     """
     saved = is_embeddings(model)
     data = model if data is None and saved else data
@@ -66,11 +69,8 @@ def evaluate(
     if floor_seeds < 1:
         raise UserError(f"floor_seeds cannot be {floor_seeds}; give 1 or more, or floor=False.")
     device = resolve_device(o.device)
-    features, pictures = (any(p in kind for p in o.protocols) for kind in (protocols.FEATURES, protocols.PICTURES))
-    samples = read_samples(o, floor_seeds, device, features=features, pictures=pictures)
-    if features:
-        _check_finite(samples.train, samples.test)
-    results = [_result(name, samples, o, device) for name in o.protocols]
+    found = {m.protocol: m.result() for m in _measured(o, floor_seeds, device)}
+    results = [found[name] for name in o.protocols]
     folder = _run_folder(model)
     if folder is not None:
         for result in results:
@@ -78,36 +78,54 @@ def evaluate(
     return results[0] if len(results) == 1 else results
 
 
-def _result(name: str, samples: Samples, o: EvaluateOptions, device: torch.device) -> dict[str, Any]:
-    """One protocol on the model and on its random twins."""
+def _measured(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> list[Measured]:
+    """What every protocol found, kind by kind: those of one kind share their pass over the pictures."""
+    kinds = (protocols.FEATURES, protocols.PICTURES, protocols.MASKED, protocols.UNLABELLED)
+    features, pictures, masked, unlabelled = ([n for n in o.protocols if n in kind] for kind in kinds)
+    found = []
+    if features or pictures:
+        samples = read_samples(o, floor_seeds, device, features=bool(features), pictures=bool(pictures))
+        if features:
+            _check_finite(samples.train, samples.test)
+        found += [_labelled(name, samples, o, device) for name in (*features, *pictures)]
+    if masked:
+        from eyespot.evaluate.masked import measure
+
+        found += measure(o, [protocols.MASKED[name] for name in masked], floor_seeds, device)
+    return found + [protocols.UNLABELLED[name].measure(o, floor_seeds, device) for name in unlabelled]
+
+
+def _labelled(name: str, samples: Samples, o: EvaluateOptions, device: torch.device) -> Measured:
+    """One protocol against labels, on the model and on its random twins."""
     started = time.perf_counter()
-    config = copy.deepcopy(samples.config)
     bad = (0, 0)
     if name in protocols.FEATURES:
         started -= samples.seconds  # the feature pass, though several protocols share it
         outcomes = _on_features(name, samples, o.seed, device)
     else:
         outcomes, bad = _on_pictures(name, samples, o, device)
-    metrics, used = outcomes[0]
-    floors = [m for m, _ in outcomes[1:]] or ([metrics] if config["floor"]["weights"] == "the model's own" else [])
-    return {
-        "protocol": name,
-        "version": protocols.ALL[name].VERSION,
-        **metrics,
-        "floor": {k: float(np.mean([f[k] for f in floors])) for k in metrics} if floors else None,
-        "n_train": len(samples.train) - bad[0],
-        "n_test": len(samples.test) - bad[1],
-        "classes": int(samples.labels.unique().numel()),
-        "seconds": round(time.perf_counter() - started, 3),
-        "run": config.pop("run"),
-        "config": config | {"bad_files": samples.train.bad + samples.test.bad + sum(bad), "seed": o.seed} | used,
-    }
+    config = copy.deepcopy(samples.config)
+    if name == purity.NAME and (made := _pseudo_labels(o.model, samples)) is not None:
+        config["pseudo_labels"] = made
+    return Measured(
+        protocol=name,
+        version=protocols.ALL[name].VERSION,
+        outcomes=outcomes,
+        config=config,
+        n_train=len(samples.train) - bad[0],
+        n_test=len(samples.test) - bad[1],
+        classes=int(samples.labels.unique().numel()),
+        seconds=time.perf_counter() - started,
+        bad=samples.train.bad + samples.test.bad + sum(bad),
+        seed=o.seed,
+    )
 
 
 def _on_features(name: str, s: Samples, seed: int, device: torch.device) -> list[Outcome]:
     run = protocols.FEATURES[name].run
+    more = {"same": s.same} if name == retrieval.NAME else {}
     return [
-        run(train, s.labels, test, s.test_labels, s.classes, seed=seed, device=device)
+        run(train, s.labels, test, s.test_labels, s.classes, seed=seed, device=device, **more)
         for train, test in zip(s.train.vectors, s.test.vectors, strict=True)
     ]
 
@@ -151,6 +169,22 @@ def _check_finite(*sides: Features) -> None:
 
 def _not_finite(vectors: Tensor) -> int:
     return int((~vectors.isfinite().all(1)).sum())
+
+
+def _pseudo_labels(model: Any, samples: Samples) -> dict[str, Any] | None:
+    """How pure the clusters are that a run prepared for its training, where the training side is the run's data."""
+    folder = _run_folder(model)
+    path = None if folder is None else folder / "prepared.safetensors"
+    if path is None or not path.is_file() or not samples.data:
+        return None
+    clusters = load_file(path).get("cluster")
+    data = samples.data[0]
+    same = str(read_json(path.with_name("config.json")).get("data")) == data.source.name
+    if clusters is None or not same or data.labels is None or len(clusters) != len(data):
+        return None
+    known = torch.from_numpy(data.labels >= 0)
+    found, labels = clusters[known], torch.from_numpy(data.labels)[known]
+    return {"clusters": int(found.unique().numel()), "samples": len(found), **purity.agreement(found, labels)}
 
 
 # --- results kept in the run ----------------------------------------------------------------------------------

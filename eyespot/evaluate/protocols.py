@@ -1,17 +1,33 @@
-"""The protocols by name: those of frozen features, which share one feature pass, and those that train on pictures."""
+"""The protocols by name, in four kinds: those of one kind share their pass over the pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
 
-from eyespot.evaluate import finetune, knn, linear, low_shot, retrieval
+from eyespot.evaluate import (
+    finetune,
+    knn,
+    linear,
+    low_shot,
+    patch_knn,
+    pixel_linear,
+    purity,
+    representation,
+    retrieval,
+    segmentation,
+    slots,
+)
 
-FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval)}
+FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval, purity)}
 """run(train [n, D], train_labels [n], test [m, D], test_labels [m], classes, *, seed, device) -> metrics, config"""
 PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""
-ALL: Mapping[str, ModuleType] = {**FEATURES, **PICTURES}
+MASKED: Mapping[str, ModuleType] = {m.NAME: m for m in (pixel_linear, patch_knn, segmentation, slots)}
+"""fit(drawn, *, seed, device) -> what labels the pixels of test pictures, see `eyespot.evaluate.dense`"""
+UNLABELLED: Mapping[str, ModuleType] = {representation.NAME: representation}
+"""measure(options, floor_seeds, device) -> Measured"""
+ALL: Mapping[str, ModuleType] = {**FEATURES, **PICTURES, **MASKED, **UNLABELLED}
 
 
 def settings(name: str) -> tuple[str, ...]:

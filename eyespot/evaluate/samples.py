@@ -22,6 +22,7 @@ from eyespot.data.part import Part
 from eyespot.data.sources import Source, open_source
 from eyespot.errors import UserError
 from eyespot.evaluate.features import Features, extract_many, is_embeddings, read_embeddings
+from eyespot.evaluate.measured import OWN
 from eyespot.evaluate.models import Model, channels_of, open_model, random_twin
 from eyespot.evaluate.splits import stratified_split
 from eyespot.nets.backbones import Backbone
@@ -39,6 +40,7 @@ class Samples:
         train, test: features by the model and, after it, by its random twins; of no width when none were asked for.
         labels, test_labels: int64 class numbers below `classes`, [n] and [m].
         config: what the results say about model and data.
+        same: int64 [m], the training sample that a test sample is itself, -1 where there is none.
         nets: the model and its random twins; empty for saved embeddings.
         data: the pictures of both sides; one `Data` twice where a part of it is held out.
         seconds: time of the feature pass.
@@ -50,6 +52,7 @@ class Samples:
     test_labels: Tensor
     classes: int
     config: dict[str, Any]
+    same: Tensor | None = None
     nets: list[Backbone] = field(default_factory=list)
     data: tuple[Data, ...] = ()
     seconds: float = 0.0
@@ -95,7 +98,7 @@ def _from_pictures(o: EvaluateOptions, floor_seeds: int, device: torch.device, f
     test = None if o.test_data is None else open_labelled(o.test_data, o, data.channels, None)
     model = open_model(o.model, data, image_size=o.image_size, pretrained=o.pretrained, seed=o.seed)
     size = o.image_size or model.net.image_size
-    twins, floor = _floor(model, o, floor_seeds)
+    twins, floor = floor_of(model, o, floor_seeds)
     nets = [model.net, *twins]
     started = time.perf_counter()
     train, held = (
@@ -164,13 +167,13 @@ def _known(data: Data) -> np.ndarray:
     return np.flatnonzero(data.labels >= 0)
 
 
-def _floor(model: Model, o: EvaluateOptions, count: int) -> tuple[list[Any], dict[str, Any]]:
+def floor_of(model: Model, o: EvaluateOptions, count: int) -> tuple[list[Any], dict[str, Any]]:
     """The random networks to measure beside the model, and what config says about them."""
     if not o.floor:
         return [], {"weights": "not asked for"}
     seeds = list(range(o.seed, o.seed + count))
     if model.weights == "random" and count == 1:
-        return [], {"weights": "the model's own", "seeds": seeds}  # it is its own floor
+        return [], {"weights": OWN, "seeds": seeds}  # it is its own floor
     twins = [random_twin(model.net, seed) for seed in seeds]
     if any(twin is None for twin in twins):
         return [], {"weights": "none: the module has parameters that cannot be drawn anew"}
@@ -281,7 +284,13 @@ def _matched(train: Features, test: Features | None, o: EvaluateOptions, config:
         config["name"] = o.name
     train, test = _halves(train, test, o.seed, config)
     labels, test_labels, classes = _aligned(train, test)
-    return Samples(train, test, labels, test_labels, classes, config)
+    return Samples(train, test, labels, test_labels, classes, config, same=_same(train, test))
+
+
+def _same(train: Features, test: Features) -> Tensor:
+    """The training sample that each test sample is itself, by its path, -1 where there is none: int64 [m]."""
+    row = {_full(path): k for k, path in enumerate(train.paths)}
+    return torch.tensor([row.get(_full(path), -1) for path in test.paths] or [-1] * len(test), dtype=torch.int64)
 
 
 def _halves(train: Features, test: Features | None, seed: int, config: dict[str, Any]) -> tuple[Features, Features]:

@@ -11,6 +11,7 @@ protocols = ["knn", "linear"]          what is evaluated after pre-training
 
 [data]                                 files under the data folder; rows cut a Parquet file
 train = {file = "cifar10/train.parquet", rows = [0, 10000]}
+scenes = {file = "cifar10/train.parquet", make = "mosaic"}    built-in data made of a file
 
 [common]                               options of every arm, by their names on the command line
 backbone = "resnet8"
@@ -23,6 +24,7 @@ adapt = "core_tuning"
 start = "base"
 data = "labelled"
 set = {eta = 0.1}
+protocols = ["slots"]                  beside those of the claim, for this arm alone
 
 [arms.more]
 pretrain = "simclr"
@@ -43,16 +45,20 @@ from eyespot.errors import UserError, unknown
 KEYS = ("claim", "paper", "subject", "arm", "control", "metric", "direction", "seeds", "protocols", "data", "common")
 KEYS = (*KEYS, "stages", "arms", "note")
 FLOOR = "floor"
-OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with")
+MAKERS = ("mosaic",)
+"""Built-in data that are made of other data, by the name before the colon."""
+OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with", "protocols")
 """Keys of an arm that are not plain options."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One data set of a claim: a path below the data folder (or a name such as scenes:train), and some of its rows."""
+    """One data set of a claim: a path below the data folder (or a name such as scenes:train), some of its rows, and
+    what is made of it ("" for nothing)."""
 
     file: str
     rows: tuple[int, int] | None = None
+    make: str = ""
 
     @property
     def built_in(self) -> bool:
@@ -73,6 +79,8 @@ class Arm:
     settings: Mapping[str, Any]
     plugins: tuple[str, ...]
     options: Mapping[str, Any]
+    protocols: tuple[str, ...] = ()
+    """Evaluated beside those of the claim."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,10 @@ def parse_claim(name: str, raw: Mapping[str, Any]) -> Claim:
 def _data(value: Any) -> DataFile:
     if isinstance(value, str):
         return DataFile(value)
-    rows = value.get("rows")
-    return DataFile(value["file"], None if rows is None else (int(rows[0]), int(rows[1])))
+    rows, make = value.get("rows"), value.get("make", "")
+    if make and make not in MAKERS:
+        raise unknown("maker of data", make, MAKERS)
+    return DataFile(value["file"], None if rows is None else (int(rows[0]), int(rows[1])), make)
 
 
 def _arm(name: str, raw: Mapping[str, Any], common: Mapping[str, Any], data: Mapping[str, DataFile]) -> Arm:
@@ -187,4 +197,5 @@ def _arm(name: str, raw: Mapping[str, Any], common: Mapping[str, Any], data: Map
         settings=dict(raw.get("set", {})),
         plugins=(raw["with"],) if isinstance(raw.get("with"), str) else tuple(raw.get("with", ())),
         options=shared | own,
+        protocols=tuple(raw.get("protocols", ())),
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.errors import UserError
-from eyespot.reproduce.claim import Arm, Claim, DataFile
+from eyespot.reproduce.claim import MAKERS, Arm, Claim, DataFile
 from eyespot.runs import Run, RunFolder, read_json, write_json
 
 Say = Callable[[str], None]
@@ -48,7 +48,11 @@ class Bench:
         self.paths = {name: self._data(name, file) for name, file in claim.data.items()}
 
     def _data(self, name: str, file: DataFile) -> str:
-        """The path of a data set; rows are cut into a Parquet file of their own."""
+        """How a data set is named on the command line; rows are cut into a Parquet file of their own."""
+        path = self._path(name, file)
+        return f"{file.make}:{path}" if file.make else path
+
+    def _path(self, name: str, file: DataFile) -> str:
         if file.built_in:
             return file.file
         if self.data_folder is None:
@@ -81,10 +85,11 @@ class Bench:
         trained = self.call([*words, *resume])
         record = {"seed": seed, "commands": [words], "metrics": self._training_metrics(folder, trained)}
         record["verdict"] = Run(folder).verdict.get("state")
-        for protocol in self.claim.protocols if arm.command == "pretrain" and arm.name in self.claim.arms else ():
-            words = self.evaluation_words(arm, seed, folder, protocol)
+        protocols = dict.fromkeys((*self.claim.protocols, *arm.protocols))
+        if protocols and arm.command == "pretrain" and arm.name in self.claim.arms:
+            words = self.evaluation_words(arm, seed, folder, ",".join(protocols))
             record["commands"].append(words)
-            record["metrics"] |= _evaluation_metrics(protocol, self.call(words).out)
+            record["metrics"] |= _evaluation_metrics(self.call(words).out)
         record["commands"] = [[self.public(w) for w in words] for words in record["commands"]]
         write_json(done, {"key": key, "record": record})
         return record
@@ -101,19 +106,20 @@ class Bench:
         words += [word for key, value in arm.settings.items() for word in ("--set", f"{key}={_word(value)}")]
         return words + [word for name in arm.plugins for word in ("--with", name)]
 
-    def evaluation_words(self, arm: Arm, seed: int, folder: Path, protocol: str) -> list[str]:
+    def evaluation_words(self, arm: Arm, seed: int, folder: Path, protocols: str) -> list[str]:
         train = self.claim.data.get("bank")  # a bank of its own when evaluation has other training pictures
         bank = self.paths["bank"] if train is not None else self.paths[arm.data]
         return [
             *("evaluate", str(folder), "--data", bank, "--test-data", self.paths[arm.test]),
-            *("--protocol", protocol, "--seed", str(seed), "--json"),
+            *("--protocol", protocols, "--seed", str(seed), "--json"),
         ]
 
     def public(self, word: str) -> str:
         """A word of a command without the paths of this machine."""
-        if self.data_folder is not None and word.startswith(str(self.data_folder)):
-            return "DATA" + word[len(str(self.data_folder)) :]
-        return "RUNS" + word[len(str(self.out)) :] if word.startswith(str(self.out)) else word
+        maker, mark, path = word.rpartition(":") if word.partition(":")[0] in MAKERS else ("", "", word)
+        if self.data_folder is not None and path.startswith(str(self.data_folder)):
+            return f"{maker}{mark}DATA{path[len(str(self.data_folder)) :]}"
+        return f"{maker}{mark}RUNS{path[len(str(self.out)) :]}" if path.startswith(str(self.out)) else word
 
     def call(self, words: Sequence[str]) -> Finished:
         """Run `eyespot WORDS` in a process of its own.
@@ -158,10 +164,15 @@ def _watched(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {f"train.{n}": round(statistics.fmean(r[n] for r in last if n in r), 3) for n in sorted(names)}
 
 
-def _evaluation_metrics(protocol: str, out: str) -> dict[str, Any]:
-    result: Mapping[str, Any] = json.loads(out)
-    found = {f"{protocol}.{k}": v for k, v in result.items() if k in result["floor"] and isinstance(v, int | float)}
-    return found | {f"{protocol}.floor.{k}": v for k, v in result["floor"].items() if isinstance(v, int | float)}
+def _evaluation_metrics(out: str) -> dict[str, Any]:
+    """The metrics of one result, or of a list of them, and their floors: "knn.top1", "knn.floor.top1", ..."""
+    printed = json.loads(out)
+    found: dict[str, Any] = {}
+    for result in printed if isinstance(printed, list) else [printed]:
+        name, floor = result["protocol"], result["floor"]
+        found |= {f"{name}.{k}": v for k, v in result.items() if k in floor and isinstance(v, int | float)}
+        found |= {f"{name}.floor.{k}": v for k, v in floor.items() if isinstance(v, int | float)}
+    return found
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, float | None]:

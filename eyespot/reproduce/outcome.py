@@ -71,13 +71,15 @@ def judged(claim: Claim, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     return out
 
 
+HEADLINES = ("top1", "mIoU", "mAP")
+"""What the names of the metrics end with that a table shows."""
 COSTS = ("minutes", "images_per_s", "peak_memory_mb", "load_per_core")
 
 
 def columns(record: Mapping[str, Any]) -> list[str]:
     """The metrics of a record that a table shows: accuracies, then costs."""
     names = list(dict.fromkeys(name for values in record["arms"].values() for name in values))
-    return [n for n in names if n.endswith("top1")] + [n for n in COSTS if n in names]
+    return [n for n in names if n.endswith(HEADLINES)] + [n for n in COSTS if n in names]
 
 
 def cell(values: Mapping[str, float] | None) -> str:
@@ -93,9 +95,9 @@ def _arm(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _beats_floor(runs: Sequence[Mapping[str, Any]]) -> bool | None:
     """Whether a protocol's metric is above that of random features by more than the spread over seeds."""
     verdicts = []
-    for protocol in ("knn", "linear"):
-        ours = [run["metrics"].get(f"{protocol}.top1") for run in runs]
-        floor = [run["metrics"].get(f"{protocol}.floor.top1") for run in runs]
+    for protocol, metric in (("knn", "top1"), ("linear", "top1"), ("pixel_linear", "mIoU"), ("patch_knn", "mIoU")):
+        ours = [run["metrics"].get(f"{protocol}.{metric}") for run in runs]
+        floor = [run["metrics"].get(f"{protocol}.floor.{metric}") for run in runs]
         if None in ours or None in floor or len(ours) < 2:
             continue
         spread = max(statistics.stdev(ours), statistics.stdev(floor))

@@ -66,7 +66,7 @@ def _cell(result: Mapping[str, Any] | None) -> str:
 
 def notes(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the letters and marks of the table mean, and which runs have no results."""
-    lines = ["percent, in brackets that of random weights"]
+    lines = ["percent (an effective rank is a number), in brackets that of random weights"]
     described: dict[str, str] = {}
     for r in (r for row in rows for r in row["results"]):
         sides = f"{r['data']} -> {r['test_data'] or 'a held-out part'}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eyespot.evaluate.records import metrics_of
+from eyespot.evaluate.records import PLAIN, metrics_of
 
 if TYPE_CHECKING:
     from eyespot.methods.catalog import Entry
@@ -145,8 +145,8 @@ def evaluation(results: Iterable[Mapping[str, Any]]) -> Table:
             table.add_row(
                 f"{r['protocol']} v{r['version']}",
                 metric,
-                _percent(metrics, metric),
-                _percent(floor, metric),
+                _value(metrics, metric),
+                _value(floor, metric),
                 *(f"{r[key]:,}" for key in ("n_train", "n_test", "classes")),
                 duration(r["seconds"]),
             )
@@ -252,11 +252,13 @@ SPREAD = "_std"
 """What the name of a metric's standard deviation ends with."""
 
 
-def _percent(values: Mapping[str, Any], metric: str) -> str:
-    """12.34 %, or 12.34 ± 0.56 % where the deviation over draws is known."""
+def _value(values: Mapping[str, Any], metric: str) -> str:
+    """12.34 %, or 12.34 ± 0.56 % where the deviation over draws is known; 12.340 for a plain number."""
     value, spread = values.get(metric), values.get(metric + SPREAD)
     if not isinstance(value, int | float):
         return "-"
+    if metric in PLAIN:
+        return f"{value:.3f}"
     return f"{value:.2f} %" if spread is None else f"{value:.2f} ± {spread:.2f} %"
 
 

@@ -80,9 +80,20 @@ def load_method(folder: str | Path) -> Method:
         UserError: the run has no checkpoint, or it does not fit.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json")
     if not (folder / "checkpoint.pt").exists():
         raise UserError(f"'{folder}' has no checkpoint.pt yet; continue the run with --resume.")
+    method = fresh_method(folder)
+    state = load_checkpoint(folder / "checkpoint.pt")["method"]
+    floating = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
+    method.to(floating)
+    method.load_state_dict(state)
+    return method
+
+
+def fresh_method(folder: str | Path) -> Method:
+    """The method of a run as it is built, with weights from torch's generator."""
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
     method = build_method(
         config["method"],
         config["kind"],
@@ -92,11 +103,7 @@ def load_method(folder: str | Path) -> Method:
         config["image_size"],
         config["plugins"],
     )
-    state = load_checkpoint(folder / "checkpoint.pt")["method"]
     method.prepared = read_prepared(folder)
-    floating = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
-    method.to(floating)
-    method.load_state_dict(state)
     return method
 
 

@@ -29,6 +29,7 @@ from eyespot.settings import pairs
 from eyespot.train.build import arguments, build_method, read_prepared, rebuild_backbone
 from eyespot.train.fit import fit, silent
 from eyespot.train.launch import processes, resolve_device
+from eyespot.train.pictures import draw_pictures
 from eyespot.train.plan import Plan
 from eyespot.train.resolve import Choices, choose, make_plan
 from eyespot.train.tools import RunTools
@@ -37,7 +38,7 @@ from eyespot.train.watch import RunProbe
 LARGEST_ZOOM = 3.6
 """Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
 FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
-FREE_ON_RESUME += ("parallel", "cache")
+FREE_ON_RESUME += ("parallel", "cache", "pictures")
 
 
 def pretrain(method: str, /, **options: Any) -> Run:
@@ -346,6 +347,9 @@ class Training:
         record: dict[str, Any] = {"kind": "done", "run": str(self.folder.path), "bad_files": len(data.bad)}
         if probe is not None:
             record["verdict"] = probe.finish(method)
+        if self.options.pictures:
+            size = getattr(method, "host", method).config.image_size
+            draw_pictures(method, data, self.folder.path, size, self.options.seed)
         test = getattr(self.options, "test_data", None)
         if test is not None:
             record |= self.test(method, test, data)

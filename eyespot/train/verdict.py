@@ -349,4 +349,7 @@ WORSE = (
     "neighbours are clearly worse than with random weights: measure a linear probe too (eyespot evaluate); if it is no "
     "better, lower the rate (--lr), train longer, and check that views keep what tells classes apart"
 )
-STALLED = "train longer, try the recipe's rate (no --lr) or one 3 times higher or lower, and check that pictures vary and views can be matched"
+STALLED = (
+    "train longer, try the recipe's rate (no --lr) or one 3 times higher or lower, and check that pictures vary and "
+    "views can be matched"
+)

@@ -25,7 +25,7 @@ from eyespot.draws import Draws
 from eyespot.errors import UserError, unknown
 from eyespot.views import crop, filters
 from eyespot.views.color import LinearPlan, Strength, draw_color, exact_
-from eyespot.views.resample import Images, each, piece, resize, resized_crops, rotate, to_unit
+from eyespot.views.resample import Images, each, nearest, piece, resize, resized_crops, rotate, to_unit
 
 
 @dataclass(frozen=True)
@@ -322,6 +322,15 @@ def _central(image: Tensor, size: int, short: int, interpolation: str) -> Tensor
     image = image[:, top : height - top, left : width - left]
     height, width = image.shape[-2:]
     scaled = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-    image = resize(image, scaled, interpolation)
+    image = nearest(image, scaled) if interpolation == "nearest" else resize(image, scaled, interpolation)
     top, left = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
     return image[:, top : top + size, left : left + size]
+
+
+def clean_masks(masks: Sequence[Tensor], size: int) -> Tensor:
+    """What `clean` with a crop ratio of 1 makes of the masks of its pictures: int64 [B, size, size].
+
+    Args:
+        masks: whole numbers [H, W] each, of the size of its picture; a pixel takes the number at its middle.
+    """
+    return torch.stack([_central(mask[None], size, size, "nearest")[0] for mask in masks])

@@ -113,6 +113,16 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     return x if image.dim() == 4 else x[0]
 
 
+def nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """[C, H, W] of any type at another size; a pixel takes the value at its middle."""
+
+    def middles(have: int, want: int) -> Tensor:
+        return ((torch.arange(want, device=image.device) + 0.5) * (have / want)).long()
+
+    rows, columns = (middles(*sides) for sides in zip(image.shape[-2:], size, strict=True))
+    return image[:, rows[:, None], columns]
+
+
 def to_unit(x: Tensor) -> Tensor:
     """uint8 as float32 in [0, 1]; float64 stays, other floating types become float32."""
     if x.dtype == torch.uint8:

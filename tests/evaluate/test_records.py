@@ -33,7 +33,7 @@ def test_results_are_kept_in_the_run_as_they_are_returned(run, folders):
     results = eyespot.evaluate(Run(run), *folders, "knn,retrieval", **QUICK)
     kept = records.read(run)
     assert sorted([r.result for r in kept], key=lambda r: r["protocol"]) == results
-    assert [n.rpartition("-")[0] for n in names(run)] == ["knn-v1-test", "retrieval-v1-test"]
+    assert [n.rpartition("-")[0] for n in names(run)] == ["knn-v1-test", "retrieval-v2-test"]
     stored = json.loads((run / "evaluations" / names(run)[0]).read_text())
     assert list(stored) == ["version", "date", "eyespot", "settings", "result"]
     assert stored["version"] == 1 and stored["date"].endswith("+00:00") and stored["settings"] == {}

@@ -177,6 +177,11 @@ class SlotCon(Method):
             return {}
         return {"group": 2 * self.config.group_weight * math.log(self.config.prototypes)}
 
+    @property
+    def groups(self) -> int:
+        """How many numbers `segments` may give."""
+        return self.config.prototypes
+
     @torch.no_grad()
     def segments(self, inputs: Tensor) -> Tensor:
         """The prototype that wins each place of clean pictures [B, C, H, W], by the teacher: int64 [B, h, w]."""
