@@ -16,12 +16,14 @@ picture (ContrastiveCrop with a fixed box); view 2 is the method's own.
 
 k is what the method compares q with: the key encoder's output in MoCo, which gets no gradient, and view 2's embedding
 in SimCLR, which does. Where both views predict (SimSiam, and BYOL, which the paper does not have) it is the prediction
-from the other view, always the original one. q is not brought to unit length first, as in the authors' code, though
-MoCo's k is: r then weighs two scales. Their code draws r from (0, 0.1) and has a wider range commented out; see
-`ratio`. It fixes the widths of the net by hand and leaves it out of SimSiam's optimizer, where it keeps its first
-weights; here the widths follow the query and the net is trained with every method. It pushes every key into MoCo's
-queue twice, which halves what the queue holds; see `enqueue`. In SimCLR the copy of a query's key stands among its
-negatives, as in their code: the loss cannot fall below log 2.
+from the other view, always the original one.
+
+Paper and code: q is not brought to unit length first, as in the authors' code, though MoCo's k is: r then weighs two
+scales. Their code draws r from (0, 0.1) and has a wider range commented out; see `ratio`. It fixes the widths of the
+net by hand and leaves it out of SimSiam's optimizer, where it keeps its first weights; here the widths follow the query
+and the net is trained with every method. It pushes every key into MoCo's queue twice, which halves what the queue
+holds; see `enqueue`. In SimCLR the copy of a query's key stands among its negatives, as in their code: the loss cannot
+fall below log 2.
 """
 
 from __future__ import annotations

@@ -13,11 +13,13 @@ never enter the queue. The paper writes MoCHi(N, s, s'); here that is hardest, p
 
     eyespot pretrain moco_v2 --with mochi --set mochi.hardest=64 mochi.pairs=32 mochi.queries=16
 
-No code of the authors is public. An unofficial one agrees with the equations; its README puts b on the negative, while
-its code and the paper put it on the query, as here. It switches the mixtures on by a number of steps, the paper (and
-this file) by epochs. It also leaves out keys of the query's own picture, which the paper does not. The paper does not
-say whether n_i and n_j may be the same key; see `distinct`. Losses with and without mixtures are not comparable:
-compare `proxy_accuracy` in metrics.jsonl, which counts real keys only.
+Paper and code: no code of the authors is public. An unofficial one agrees with the equations; its README puts b on the
+negative, while its code and the paper put it on the query, as here. It switches the mixtures on by a number of steps,
+the paper (and this file) by epochs. It also leaves out keys of the query's own picture, which the paper does not. The
+paper does not say whether n_i and n_j may be the same key; see `distinct`.
+
+Losses with and without mixtures are not comparable: compare `proxy_accuracy` in metrics.jsonl, which counts real keys
+only.
 """
 
 from __future__ import annotations
