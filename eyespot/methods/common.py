@@ -97,10 +97,10 @@ def small_view_size(backbone: Backbone, config: Any, crops: int) -> int:
 
 def paired_views(method: Method, batch: dict[str, Any], draws: Draws) -> dict[str, Tensor]:
     """{"view1": [B, C, S, S], "view2": ...} by the config's `view_pair`, which plug-ins may have changed."""
-    pair = method.config.view_pair()
+    first, second = method.config.view_pair()
     for hook in method.view_hooks:
-        pair = hook(*pair, method)
-    return two_views(batch["image"], draws, *pair)
+        first, second = hook(first, second, method)
+    return two_views(batch["image"], draws, first, second)
 
 
 def in_first_epochs(method: Method, epochs: float) -> bool:

@@ -29,7 +29,7 @@ fall below log 2.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Hallucinator(Plugin):
         c = config
         check_ranges(c, ratio=(0.0, None), hidden=WIDTH, centre_box=SHARE, centre_beta=POSITIVE)
         check_ranges(c, centre_after=(0.0, None))
-        self.generator = self._generator(host) if c.positives == "invented" else None
+        self.generator: Any = self._generator(host) if c.positives == "invented" else None
 
     def _generator(self, host: Method) -> nn.Module:
         width = getattr(host.config, "out", None)

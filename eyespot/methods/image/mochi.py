@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from eyespot.losses.precision import full_precision
 from eyespot.methods.common import in_first_epochs
 from eyespot.methods.method import Method, MethodConfig, Plugin
 from eyespot.methods.ranges import WIDTH, check_ranges
+from eyespot.nets.queue import Queue
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,12 @@ class Mochi(Plugin):
         c = config
         check_ranges(c, hardest=WIDTH, pairs=(0, None), queries=(0, None), query_share=(0.0, 1.0))
         check_ranges(c, warmup_epochs=(0.0, None))
-        if c.hardest > len(host.queue):
-            raise UserError(
-                f"hardest={c.hardest} is more than the queue of {len(host.queue)} keys; lower mochi.hardest."
-            )
+        kept = len(_queue(host))
+        if c.hardest > kept:
+            raise UserError(f"hardest={c.hardest} is more than the queue of {kept} keys; lower mochi.hardest.")
 
     def between(self, encoded: dict[str, Tensor], draws: Draws | None, host: Method) -> dict[str, Tensor]:
-        c, query, queue = self.config, encoded["query"].detach(), host.queue.columns
+        c, query, queue = self.config, encoded["query"].detach(), _queue(host).columns
         self.watch = {"proxy_accuracy": proxy_accuracy(query, encoded["key"], queue)}
         if c.pairs + c.queries == 0 or in_first_epochs(host, c.warmup_epochs):
             return encoded
@@ -106,6 +107,12 @@ class Mochi(Plugin):
         """log(1 + K) becomes log(1 + K + s + s')."""
         extra = self.config.pairs + self.config.queries
         return {name: math.log(math.exp(value) + extra) for name, value in terms.items()}
+
+
+def _queue(host: Method) -> Queue:
+    """The queue of a host that accepts negatives."""
+    queue: Any = host.queue
+    return queue
 
 
 def uniform(draws: Draws, name: str, rows: int, columns: int) -> Tensor:
