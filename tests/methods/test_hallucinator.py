@@ -1,4 +1,4 @@
-"""Hallucinator: its recorded numbers, its rows from their parts, its limits, its crops, and its effect on hosts."""
+"""Hallucinator: its recorded numbers, its rows from their parts, its limits, its crops, its hosts."""
 
 import math
 from dataclasses import replace
@@ -358,9 +358,9 @@ def test_only_view_1_moves_and_only_after_the_first_epochs():
 def test_mistakes_are_told():
     with pytest.raises(UserError, match="DINO accepts views, terms"):
         Hallucinator(DINO(backbone("resnet8", image_size=16)))
-    with pytest.raises(UserError, match=r"ratio=-0.1"):
+    with pytest.raises(UserError, match=r"ratio=-0\.1"):
         composed("simclr", ratio=-0.1)
-    with pytest.raises(UserError, match=r"centre_box=1.5"):
+    with pytest.raises(UserError, match=r"centre_box=1\.5"):
         composed("simclr", centre_box=1.5)
     with pytest.raises(UserError, match="centre_box=2"):
         ViewSpec(size=8, centre_box=2.0)

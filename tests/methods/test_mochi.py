@@ -247,7 +247,7 @@ def test_plateau_counts_the_mixtures():
 def test_mistakes_are_told():
     with pytest.raises(UserError, match=r"hardest=25 is more than the queue of 24 keys"):
         composed(hardest=25)
-    with pytest.raises(UserError, match=r"query_share=1.5"):
+    with pytest.raises(UserError, match=r"query_share=1\.5"):
         composed(query_share=1.5)
     with pytest.raises(UserError, match="SimCLR accepts"):
         Mochi(SimCLR(backbone("resnet8", image_size=16)))
