@@ -264,7 +264,8 @@ def test_the_key_gets_a_gradient_only_where_its_host_gives_one(name, reached):
     method = composed(name)
     encoded = method.host.encode(pixels())
     key = encoded["key"].detach().requires_grad_(encoded["key"].requires_grad)
-    out = method.plugins[0].invented(encoded["query"], key, ratios(B, 0.9), 1)
+    plugin = method.plugins[0]
+    out = plugin.invented(encoded["query"], key, ratios(B, 0.9), 1)
     assert key.requires_grad == reached
     if reached:
         assert float(torch.autograd.grad(out.sum(), key)[0].abs().sum()) > 0

@@ -249,5 +249,9 @@ def test_mistakes_are_told():
         composed(hardest=25)
     with pytest.raises(UserError, match=r"query_share=1\.5"):
         composed(query_share=1.5)
+    other = host()
+    other.queue = None
+    with pytest.raises(UserError, match="MoCoV2 has no queue"):
+        Mochi(other)
     with pytest.raises(UserError, match="SimCLR accepts"):
         Mochi(SimCLR(backbone("resnet8", image_size=16)))

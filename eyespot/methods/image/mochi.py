@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,9 +72,9 @@ class Mochi(Plugin):
         c = config
         check_ranges(c, hardest=WIDTH, pairs=(0, None), queries=(0, None), query_share=(0.0, 1.0))
         check_ranges(c, warmup_epochs=(0.0, None))
-        kept = len(_queue(host))
-        if c.hardest > kept:
-            raise UserError(f"hardest={c.hardest} is more than the queue of {kept} keys; lower mochi.hardest.")
+        size = len(_queue(host))
+        if c.hardest > size:
+            raise UserError(f"hardest={c.hardest} is more than the queue of {size} keys; lower mochi.hardest.")
 
     def between(self, encoded: dict[str, Tensor], draws: Draws | None, host: Method) -> dict[str, Tensor]:
         c, query, queue = self.config, encoded["query"].detach(), _queue(host).columns
@@ -110,8 +109,9 @@ class Mochi(Plugin):
 
 
 def _queue(host: Method) -> Queue:
-    """The queue of a host that accepts negatives."""
-    queue: Any = host.queue
+    queue = getattr(host, "queue", None)
+    if not isinstance(queue, Queue):
+        raise UserError(f"{type(host).__name__} has no queue of keys to mix; use MoCHi with a method that has one.")
     return queue
 
 
