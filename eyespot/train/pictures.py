@@ -81,7 +81,7 @@ def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, see
 
 def save(image: Image.Image, path: Path) -> Path:
     with replacing(path) as part:
-        image.save(part, format="PNG")
+        image.save(part, format="PNG", compress_level=1)
     return path
 
 
