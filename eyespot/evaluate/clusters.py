@@ -17,7 +17,8 @@ def kmeans(features: Tensor, clusters: int, seed: int) -> Tensor:
     from sklearn.cluster import KMeans
 
     unit = F.normalize(features.cpu(), dim=1)
-    means: Any = KMeans(n_clusters=clusters, n_init=STARTS, random_state=seed)
+    starts: Any = STARTS
+    means: Any = KMeans(n_clusters=clusters, n_init=starts, random_state=seed)
     return torch.from_numpy(means.fit(unit.numpy()).cluster_centers_).to(features.dtype)
 
 

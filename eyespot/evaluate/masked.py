@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -112,7 +113,7 @@ def _groups(o: EvaluateOptions, protocols: Sequence[ModuleType], nets: Sequence[
     if by_features:
         if nets[0].stride < 1:
             raise UserError(f"{nets[0].name} gives one vector a picture and no feature map; use another backbone.")
-        groups.append(Group(nets, lambda net, pixels: _floats(net.forward_dense(pixels.to(_dtype(net)))), by_features))
+        groups.append(Group(nets, _feature_map, by_features))
     if by_slots:
         methods = _methods(o, twins)
         groups.append(Group(methods, lambda m, pixels: slots.memberships(m, pixels.to(_dtype(m))), by_slots))
@@ -126,16 +127,17 @@ def _methods(o: EvaluateOptions, twins: int) -> list[nn.Module]:
     folder = run_folder(o.model) if not isinstance(o.model, nn.Module) else None
     if folder is None:
         raise UserError(f"Protocol slots looks at a trained method, which '{o.model}' is not; give a run.")
-    methods: list[nn.Module] = [load_method(folder)]
-    slots.groups(getattr(methods[0], "host", methods[0]))
-    return [*methods, *(seeded(o.seed + k, lambda: fresh_method(folder)) for k in range(twins))]
+    method = load_method(folder)
+    slots.groups(getattr(method, "host", method))
+    return [method, *(seeded(o.seed + k, partial(fresh_method, folder)) for k in range(twins))]
 
 
 def _dtype(net: nn.Module) -> torch.dtype:
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _floats(found: Tensor) -> Tensor:
+def _feature_map(net: Any, pixels: Tensor) -> Tensor:
+    found: Tensor = net.forward_dense(pixels.to(_dtype(net)))
     return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
 

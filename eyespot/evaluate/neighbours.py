@@ -93,7 +93,7 @@ def neighbours_picture(
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        image.save(part, format="PNG")
+        image.save(part, format="PNG", compress_level=1)
     return {"out": str(path), "searched": len(features), "same_class": same}
 
 

@@ -79,7 +79,7 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
         "image_size": size,
         "channels": model.net.channels,
         "data": data.source.name,
-        "test_data": None,
+        "test_data": data.source.name,
         "data_id": data_id(data.source, o.seed),
         "floor": floor,
     }

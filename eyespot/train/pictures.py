@@ -64,15 +64,24 @@ def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, see
     net = host.backbone
     if isinstance(net, Backbone) and len(data) > 1 and (before := random_twin(net, seed)) is not None:
         file = out / "neighbours.png"
-        some = {"queries": SHOWN, "neighbours": 6, "most": SEARCHED, "image_size": image_size, "seed": seed}
-        neighbours_picture(before, net, data, file, device=device, **some)
+        neighbours_picture(
+            before,
+            net,
+            data,
+            file,
+            queries=SHOWN,
+            most=SEARCHED,
+            image_size=image_size,
+            device=device,
+            seed=seed,
+        )
         files.append(file)
     return files
 
 
 def save(image: Image.Image, path: Path) -> Path:
     with replacing(path) as part:
-        image.save(part, format="PNG")
+        image.save(part, format="PNG", compress_level=1)
     return path
 
 

@@ -67,6 +67,10 @@ def run(tmp_path_factory):
     return folder
 
 
+def feature_map(net, pixels):
+    return net.forward_dense(pixels)
+
+
 # --- geometry -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("shape", [(16, 16), (24, 32), (33, 20), (7, 9), (200, 16)])
 def test_masks_follow_their_pictures(shape):
@@ -205,7 +209,8 @@ def test_patches_vote_with_their_shares():
         query = found[b, :, y, x]
         cosines = [float(query @ cell / query.norm() / cell.norm()) for cell in drawn.cells]
         nearest = sorted(range(40), key=lambda k: -cosines[k])[: patch_knn.K]
-        expected = sum(np.exp(cosines[k] / patch_knn.TEMPERATURE) * drawn.shares[k].numpy() for k in nearest)
+        weights = [np.exp(cosines[k] / patch_knn.TEMPERATURE) for k in nearest]
+        expected = np.array(weights) @ drawn.shares[nearest].numpy()
         assert scores[b, :, y, x].tolist() == pytest.approx(expected.tolist(), rel=1e-9)
 
 
@@ -272,12 +277,12 @@ def test_numbers_are_those_of_the_parts(run, sides):
     train, test = (Data(open_masked(s), workers=0, cache_bytes=0) for s in sides)
     side = Side(train, np.arange(12), SIZE, 256, torch.device("cpu"))
     with torch.no_grad():
-        drawn, _ = dense.draw(side, [net], lambda n, x: n.forward_dense(x), numbering, 0)
+        drawn, _ = dense.draw(side, [net], feature_map, numbering, 0)
     fitted = pixel_linear.fit(drawn[0], seed=0)
     hits = total = 0
     for i in range(5):
         pixels = clean(test.batch([i])["image"], SIZE, crop_ratio=1.0)
-        mask = clean_masks([test.source.mask(i)], SIZE)
+        mask = clean_masks([open_masked(sides[1]).mask(i)], SIZE)
         with torch.no_grad():
             large = F.interpolate(fitted.scores(net.forward_dense(pixels)), (SIZE, SIZE), mode="bilinear")
         predicted = torch.tensor([4, 7])[large.argmax(1)]

@@ -143,7 +143,14 @@ def start(name, folder, out, **changes):
     name, plugins = split(name)
     kind = catalog.find(name).kind
     options = {"data": folder, "out": out, "backbone": net_of(name)}
-    options |= {"image_size": SIDE, "epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1} | changes
+    options |= {
+        "image_size": SIDE,
+        "epochs": 2,
+        "batch_size": 12,
+        "workers": 0,
+        "log_every": 1,
+        "pictures": False,
+    } | changes
     options |= {"set_": SETTINGS.get(name, {}) | plugin_settings(plugins), "with_": plugins}
     if kind == "adapt":
         return eyespot.adapt(name, options.pop("backbone"), **options)
@@ -152,8 +159,9 @@ def start(name, folder, out, **changes):
 
 @pytest.mark.parametrize("name", [*names(), *COMPOSITIONS])
 def test_a_run_from_a_path_is_complete_and_comes_back(name, folder, tmp_path):
-    run = start(name, folder, tmp_path / "run")
+    run = start(name, folder, tmp_path / "run", pictures=True)
     files = {p.name for p in run.path.iterdir()}
+    assert {"views.png", "neighbours.png"} <= {p.name for p in (run.path / "pictures").iterdir()}
     assert {"config.json", "metrics.jsonl", "verdict.json", "bad_files.txt", "checkpoint.pt"} <= files
     assert {"backbone.safetensors", "backbone.json"} <= files
     assert run.verdict["state"] in ("learning", "stalled", "collapsed", "unstable")
