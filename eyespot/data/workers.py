@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,40 @@ def decode_ahead(
         prefetch_factor=2,
         generator=torch.Generator(),  # the loader would take a number from the global one: a resumed run would differ
     )
-    with _signals_held():
+    with _signals_held(), _no_alarm():
         packed = iter(loader)  # starts the workers
-    for batch in packed:
+    while True:
+        try:
+            batch = next(packed, None)
+        except RuntimeError as error:
+            if not str(error).startswith(DIED):
+                raise
+            raise UserError(
+                "A process that decodes pictures was killed, often because memory ran out; use fewer --workers, or "
+                "--workers 0, and continue a run with --resume."
+            ) from error
+        if batch is None:
+            return
         yield _unpack(batch)
+
+
+DIED = "DataLoader worker (pid"
+"""How torch begins to say that a worker is gone."""
+
+
+@contextlib.contextmanager
+def _no_alarm() -> Iterator[None]:
+    """torch has a handler that raises for a dead worker wherever the program then is: in the middle of an optimizer
+    step, or of writing a checkpoint. Put back what was there before, the death is seen where the next batch is asked
+    for, within five seconds."""
+    hears = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if hears else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            torchs = getattr(before, "__module__", "").startswith("torch.utils.data")  # of an earlier loader
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs else before)
 
 
 FOR_THE_RUN = [s for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (s := getattr(signal, name, None)) is not None]
