@@ -133,6 +133,7 @@ def method(entry: Entry) -> str:
         escape(entry.paper),
         f"```\neyespot {verb} {entry.name}{run} --data photos/ --out runs/a\n```",
         "\n".join(escape_prose(line) for line in entry.doc.splitlines()),
+        f"From the package {escape(entry.origin)}." if entry.origin else "",
         f"Sample fields: {', '.join(f'`{n}`' for n in entry.needs) or 'those of the host'}."
         + (f" Install: `pip install 'eyespot[{','.join(entry.extras)}]'`." if entry.extras else ""),
     ]
@@ -150,7 +151,7 @@ def method(entry: Entry) -> str:
     heads = ("golden numbers", "floor beaten", "claim")
     rows = [[head, seen(value)] for head, value in zip(heads, evidence(entry), strict=True)]
     parts += ["## Evidence", table(["what was run", "outcome"], rows)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def escape(text: str) -> str:

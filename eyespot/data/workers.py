@@ -146,7 +146,11 @@ def _pack(batch: dict[str, Any], pipe: bool) -> dict[str, Any]:
             "sizes": torch.tensor([tuple(x.shape) for x in image]).view(-1, 3),
             "image": torch.cat([x.flatten() for x in image]) if image else torch.zeros(0, dtype=torch.uint8),
         }
-    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()} if pipe else batch
+    if not pipe:
+        # shared here and not when it is sent: there an error would be lost, and the run would wait for ever
+        with contextlib.suppress(RuntimeError):  # no room after all: through the pipe
+            return {k: v.share_memory_() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _unpack(packed: dict[str, Any]) -> dict[str, Any]:
