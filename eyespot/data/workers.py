@@ -49,8 +49,8 @@ def decode_ahead(
     while True:
         try:
             batch = next(packed, None)
-        except RuntimeError as error:
-            if not str(error).startswith(DIED):
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            if not _is_death(error):
                 raise
             raise UserError(
                 "A process that decodes pictures was killed, often because memory ran out; use fewer --workers, or "
@@ -61,8 +61,11 @@ def decode_ahead(
         yield _unpack(batch)
 
 
-DIED = "DataLoader worker (pid"
-"""How torch begins to say that a worker is gone."""
+def _is_death(error: Exception) -> bool:
+    """Whether it says that a worker is gone: torch's own words, or a connection to the worker that broke before torch
+    has seen it. Errors of a worker that lives begin with "Caught"."""
+    words = str(error)
+    return words.startswith("DataLoader worker (pid") if isinstance(error, RuntimeError) else words[:7] != "Caught "
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from PIL import Image
 
 from eyespot import cli
 from eyespot.train import fit as loop
@@ -23,6 +24,17 @@ def words(data: Path, out: Path, *more: str) -> list[str]:
     small = ["--backbone", "resnet8", "--image-size", "16", "--epochs", "3", "--batch-size", "8", "--workers", "0"]
     logged = ["--log-every", "1", "--device", "cpu", "--set", "hidden=16", "out=8"]
     return ["pretrain", "simclr", "--data", str(data), "--out", str(out), *small, *logged, *more]
+
+
+def draw(root: Path, n: int = 24) -> Path:
+    """Pictures of noise in two class folders."""
+    g = torch.Generator().manual_seed(0)
+    for i in range(n):
+        pixels = torch.randint(0, 256, (16, 16, 3), generator=g, dtype=torch.uint8)
+        place = root / ("even" if i % 2 == 0 else "odd") / f"{i:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(place)
+    return root
 
 
 def busy() -> None:

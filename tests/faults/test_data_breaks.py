@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from arena import at, busy, command, final, same, words
-from conftest import draw
+from arena import at, busy, command, draw, final, same, words
 
 from eyespot.data import Data, open_source, workers
 from eyespot.data.webdataset import TarSource
@@ -54,12 +53,42 @@ def test_a_dead_worker_raises_nowhere_else_and_handlers_are_as_before(pictures):
     next(stream)
     assert signal.getsignal(signal.SIGCHLD) == before
     kill_a_worker()
-    for child in multiprocessing.active_children():
-        if child.exitcode is not None:
-            break
     with pytest.raises(UserError, match="was killed"):
         list(stream)
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+class Loader:
+    """Stands for torch's."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *args, **more):
+        return self
+
+    def __iter__(self):
+        raise self.error
+        yield
+
+
+DEATHS = [
+    RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+    RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+    ConnectionResetError(104, "Connection reset by peer"),
+    FileNotFoundError(2, "No such file or directory"),
+    EOFError(),
+]
+OTHERS = [kind(f"Caught {kind.__name__} in DataLoader worker process 0.") for kind in (RuntimeError, FileNotFoundError)]
+
+
+@pytest.mark.parametrize("error", DEATHS + OTHERS, ids=str)
+def test_a_death_is_told_from_other_errors(monkeypatch, error):
+    """Also where the connection breaks before torch has seen that the worker is gone."""
+    monkeypatch.setattr(workers, "DataLoader", Loader(error))
+    with pytest.raises(type(error) if error in OTHERS else UserError) as told:
+        list(workers.decode_ahead(lambda request: {}, {}, iter([]), 2))
+    assert (told.value is error) == (error in OTHERS)
 
 
 @pytest.fixture
@@ -77,7 +106,7 @@ def test_one_picture_that_vanishes_is_left_out_and_listed(own):
     strike = at(RunFolder, "append_metrics", 1, lambda *_: gone.unlink())
     assert command(words(folder, out, *UNCACHED), log, strike) == 0, log.read_text()
     assert (out / "bad_files.txt").read_text() == f"{gone}\tno such file or directory\n"
-    assert "1 file" in log.read_text()
+    assert "skipped  1 unreadable file" in log.read_text()
 
 
 def test_pictures_that_become_others_are_taken_as_they_are(own):
