@@ -114,6 +114,8 @@ def hosts(plugin: Entry, entries: Iterable[Entry]) -> list[str]:
 
 def data_and_plugins(entry: Entry, entries: Sequence[Entry]) -> str:
     lines = [f"Sample fields: {', '.join(f'`{n}`' for n in entry.needs) or 'those of the host'}."]
+    if entry.origin:
+        lines.append(f"From the package {escape(entry.origin)}.")
     if entry.extras:
         lines.append(f"Install: `pip install 'eyespot[{','.join(entry.extras)}]'`.")
     if entry.kind == "plugin":

@@ -261,6 +261,8 @@ def _methods(given: dict[str, Any]) -> None:
             print(json.dumps([e.json() for e in found], ensure_ascii=False, indent=1))
         else:
             pages.console().print(pages.method_list(found))
+        for sentence in catalog.problems():
+            print("eyespot:", sentence, file=sys.stderr)
         return
     entry = catalog.find(name)
     text = json.dumps([entry.json_in_full()], ensure_ascii=False, indent=1) if as_json else pages.method_page(entry)

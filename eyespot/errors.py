@@ -10,6 +10,21 @@ class UserError(ValueError):
     """A mistake in what the user asked for. The command line prints the sentence and exits with status 2."""
 
 
+class NotWritten(UserError, OSError):
+    """A file could not be written: the disk is full, a quota is used up, a disk fails.
+
+    Attributes:
+        strerror: the system's reason.
+    """
+
+    def __init__(self, path: object, reason: str):
+        super().__init__(
+            f"'{path}' cannot be written ({reason}), and what it held before stays; make room, and continue a run with "
+            "--resume."
+        )
+        self.strerror = reason
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss term became infinite or not a number; training stopped and the last good checkpoint stays."""
 

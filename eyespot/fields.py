@@ -71,7 +71,7 @@ def _literal(node: ast.expr | None) -> Any:
         return REQUIRED
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return Unread(ast.unparse(node))
 
 

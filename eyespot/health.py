@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.data.memory import cores, free_memory
+from eyespot.methods import catalog
 
 CORE = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "safetensors", "tyro")
 LITTLE_DISK, LITTLE_MEMORY, LITTLE_SHARED = 2e9, 2e9, 512e6
@@ -39,7 +40,7 @@ def doctor(out: str | os.PathLike[str] = ".") -> dict[str, Any]:
         "shared_memory_free_mb": _megabytes(_disk(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None),
         "extras": extras(),
     }
-    return found | {"advice": advice(found)}
+    return found | {"advice": advice(found) + catalog.problems(load_all=True)}
 
 
 def extras() -> dict[str, list[str]]:

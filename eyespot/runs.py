@@ -1,6 +1,9 @@
 """The run folder: only files, written atomically, readable without eyespot.
 
 config.json  metrics.jsonl  verdict.json  bad_files.txt  checkpoint.pt  backbone.safetensors  backbone.json  pictures/
+
+One run at a time writes into a folder: it holds a lock on `.lock` there, which the system takes back when the process
+ends, however it ends.
 """
 
 from __future__ import annotations
@@ -8,24 +11,52 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eyespot.errors import UserError
+from eyespot.errors import NotWritten, UserError
+from eyespot.lock import hold, is_held
 
 VERSION = 1
+LOCK = ".lock"
+BEGUN = (
+    r"\.((config|verdict|evaluation|backbone)\.json|metrics\.jsonl|bad_files\.txt|checkpoint\.pt"
+    r"|(backbone|prepared)\.safetensors)\.\d+\.part"
+)
+"""What `replacing` calls the files of a run while they are written."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, the system's errors are about writing `path`.
+
+    Raises:
+        NotWritten: in place of them.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as error:
+        raise NotWritten(path, error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends well it replaces `path` in one step, durably."""
+    """A temporary path beside `path`; when the block ends well it replaces `path` in one step, durably.
+
+    Raises:
+        NotWritten: there is no room, ...; `path` is as it was.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        with open(part, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(part, path)
+        with writing(path):
+            yield part
+            with open(part, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -63,6 +94,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
+        self.claimed = False
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -71,6 +103,7 @@ class RunFolder:
         return (self / "config.json").exists() or (self / "checkpoint.pt").exists()
 
     def make(self) -> None:
+        """The folder, which must be writable."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self / ".writable"
@@ -87,8 +120,10 @@ class RunFolder:
         """Whether a run in the folder is to be continued; nothing is made yet.
 
         Raises:
-            UserError: it holds a run and `resume` was not asked for.
+            UserError: another run writes into it, or it holds a run and `resume` was not asked for.
         """
+        if not self.claimed and is_held(self / LOCK):
+            raise self._busy()
         if self.holds_run() and not resume:
             raise UserError(
                 f"--out '{self.path}' already holds a run; add --resume to continue it or choose another folder."
@@ -97,8 +132,36 @@ class RunFolder:
             raise UserError(f"--out '{self.path}' is a file; name a folder.")
         return self.holds_run()
 
+    def claim(self, until: contextlib.ExitStack, resume: bool) -> None:
+        """Make the folder and keep other runs out of it until `until` closes; once is enough.
+
+        Raises:
+            UserError: as `start`: another run may have come first.
+        """
+        if self.claimed:
+            return
+        self.make()
+        if not until.enter_context(hold(self / LOCK)):
+            raise self._busy()
+        self.claimed = True
+        until.callback(setattr, self, "claimed", False)
+        self.start(resume)
+        self._clean()
+
+    def _busy(self) -> UserError:
+        return UserError(
+            f"--out '{self.path}' is being written by another run; wait until that ends, or choose another folder."
+        )
+
+    def _clean(self) -> None:
+        """Remove what a run that was killed had begun to write, there and in its preparation."""
+        for part in [*self.path.glob(".*.part"), *self.path.glob("prepare/*/.*.part")]:
+            if re.fullmatch(BEGUN, part.name):
+                part.unlink(missing_ok=True)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        with open(self / "metrics.jsonl", "a", encoding="utf-8") as f:
+        path = self / "metrics.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as f:
             f.write(json.dumps(record, ensure_ascii=False, default=_plain) + "\n")
 
     def cut_metrics(self, step: int) -> None:

@@ -65,6 +65,7 @@ class ParquetSource(EncodedSource):
         self.pictures = tuple(f.name for f in schema if _is_image(f.type))
         """The columns of encoded pictures, `column` among them."""
         label = _label_column(files[0], schema, label_column)
+        self._stamps = [_stamp(file) for file in files]
         self._ends, self._bytes = self._measure([self.column, *([label] if label else [])])
         self.rows = self._chosen(schema, split)
         if not len(self.rows):
@@ -109,9 +110,16 @@ class ParquetSource(EncodedSource):
 
     def prepare(self) -> None:
         if self._chunks is None:
+            self._check_unchanged()
             self._chunks = list(self._read()) if self._bytes <= self.memory else self._copy()
             lengths = [len(c) for c in self._chunks]
             self._starts = np.cumsum([0, *lengths[:-1]])
+
+    def _check_unchanged(self) -> None:
+        """Rows and labels are those of the files as they were opened."""
+        for file, stamp in zip(self.files, self._stamps, strict=True):
+            if _stamp(file) != stamp:
+                raise UserError(f"{file} has changed since it was opened; start again when nothing writes to it.")
 
     def _measure(self, columns: list[str]) -> tuple[np.ndarray, int]:
         """Rows up to the end of each file int64 [files], and the bytes of the pictures in all of them."""
@@ -151,7 +159,7 @@ class ParquetSource(EncodedSource):
                 chunks = self._whole(target)
         except OSError as error:
             raise UserError(
-                f"Cannot copy the pictures of {self.name} to {target.parent} ({error}); "
+                f"Cannot copy the pictures of {self.name} to {target.parent} ({error.strerror or error}); "
                 "set EYESPOT_CACHE to a folder with room."
             ) from error
         if chunks is None:
@@ -210,6 +218,15 @@ class ParquetSource(EncodedSource):
         labels, names = numbered(self._column(label), known)
         if labels is not None and (labels[self.rows] >= 0).any():
             self.labels, self.class_names = labels[self.rows], names
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Size and modification time; of a file that is gone, none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _open(file: Path) -> Any:

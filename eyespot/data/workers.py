@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,43 @@ def decode_ahead(
         prefetch_factor=2,
         generator=torch.Generator(),  # the loader would take a number from the global one: a resumed run would differ
     )
-    with _signals_held():
+    with _signals_held(), _no_alarm():
         packed = iter(loader)  # starts the workers
-    for batch in packed:
+    while True:
+        try:
+            batch = next(packed, None)
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            if not _is_death(error):
+                raise
+            raise UserError(
+                "A process that decodes pictures was killed, often because memory ran out; use fewer --workers, or "
+                "--workers 0, and continue a run with --resume."
+            ) from error
+        if batch is None:
+            return
         yield _unpack(batch)
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether it says that a worker is gone: torch's own words, or a connection to the worker that broke before torch
+    has seen it. Errors of a worker that lives begin with "Caught"."""
+    words = str(error)
+    return words.startswith("DataLoader worker (pid") if isinstance(error, RuntimeError) else words[:7] != "Caught "
+
+
+@contextlib.contextmanager
+def _no_alarm() -> Iterator[None]:
+    """torch has a handler that raises for a dead worker wherever the program then is: in the middle of an optimizer
+    step, or of writing a checkpoint. Put back what was there before, the death is seen where the next batch is asked
+    for, within five seconds."""
+    hears = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if hears else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            torchs = getattr(before, "__module__", "").startswith("torch.utils.data")  # of an earlier loader
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs else before)
 
 
 FOR_THE_RUN = [s for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (s := getattr(signal, name, None)) is not None]
@@ -115,7 +149,11 @@ def _pack(batch: dict[str, Any], pipe: bool) -> dict[str, Any]:
             "sizes": torch.tensor([tuple(x.shape) for x in image]).view(-1, 3),
             "image": torch.cat([x.flatten() for x in image]) if image else torch.zeros(0, dtype=torch.uint8),
         }
-    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()} if pipe else batch
+    if not pipe:
+        # shared here and not when it is sent: there an error would be lost, and the run would wait for ever
+        with contextlib.suppress(RuntimeError):  # no room after all: through the pipe
+            return {k: v.share_memory_() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _unpack(packed: dict[str, Any]) -> dict[str, Any]:

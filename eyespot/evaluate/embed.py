@@ -122,7 +122,8 @@ def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: D
             if not rows:
                 raise UserError(f"No picture of '{data.source.name}' can be read, so nothing was written.")
     except OSError as error:
-        raise UserError(f"--out '{target}' cannot be written ({error}); make room or choose another place.") from error
+        reason = error.strerror or error
+        raise UserError(f"--out '{target}' cannot be written ({reason}); make room or choose another place.") from error
     return rows
 
 

@@ -163,7 +163,8 @@ def _beside(out: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder / out.name
     except OSError as error:
-        raise UserError(f"--out '{out}' cannot be written ({error}); make room or choose another place.") from error
+        reason = error.strerror or error
+        raise UserError(f"--out '{out}' cannot be written ({reason}); make room or choose another place.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

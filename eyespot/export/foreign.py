@@ -14,6 +14,7 @@ from eyespot.errors import UserError
 from eyespot.export.written import Written, as_text, column, equal_tensors, weight_state
 from eyespot.nets import zoo
 from eyespot.nets.backbones import Backbone
+from eyespot.nets.files import disk_errors
 from eyespot.nets.naming import Tensors, to_timm
 from eyespot.nets.vit import ViTBackbone
 
@@ -107,7 +108,8 @@ def write_and_load(
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise refusal(net, library, f"its net of that name differs in {wrong[0]}{more}")
-    save_file(tensors, path, {**as_text(known), "format": "pt"})
+    with disk_errors(path):
+        save_file(tensors, path, {**as_text(known), "format": "pt"})
     model.load_state_dict(load_file(path), strict=True)
     same = equal_tensors(to_timm(weight_state(net)), to_timm(dict(model.state_dict())))
 

@@ -23,6 +23,7 @@ from eyespot.export.timm import timm_net
 from eyespot.export.written import Written, column, equal_tensors, facts, weight_state
 from eyespot.nets.architectures import RESNETS
 from eyespot.nets.backbones import Backbone
+from eyespot.nets.files import disk_errors
 from eyespot.nets.naming import HF_DINOV2, HF_RESNET, HF_VIT, Tensors, from_timm, to_timm
 from eyespot.nets.vit import ViTBackbone
 
@@ -249,7 +250,8 @@ def _write_files(path: Path, said: Said, known: dict[str, Any]) -> None:
     }
     for name, value in (("config.json", config), ("preprocessor_config.json", preprocessing)):
         (path / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in said.tensors.items()}, path / "model.safetensors", {"format": "pt"})
+    with disk_errors(path):
+        save_file({k: v.contiguous() for k, v in said.tensors.items()}, path / "model.safetensors", {"format": "pt"})
 
 
 def _usage(path: Path, net: Backbone, said: Said) -> str:

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from eyespot.errors import UserError
 from eyespot.export.written import Written, equal_tensors, facts
 from eyespot.nets.backbones import Backbone
+from eyespot.nets.files import disk_errors
 
 FACTS = "eyespot.json"
 """The file inside the archives that says what `eyespot.export.written.facts` gives."""
@@ -55,7 +56,8 @@ def write_torchscript(net: Backbone, path: Path, about: dict[str, Any], any_size
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers that the trace fixes: the comparison afterwards decides
             traced: Any = torch.jit.trace(Program(net).eval(), example(net), check_trace=False)
-            torch.jit.save(traced, str(path), _extra_files={FACTS: json.dumps(known)})
+            with open(path, "wb") as stream:  # torch says of a path only that it could not write
+                torch.jit.save(traced, stream, _extra_files={FACTS: json.dumps(known)})
             loaded: Any = torch.jit.load(str(path), map_location="cpu")
     except REFUSED as error:
         raise UserError(
@@ -120,7 +122,8 @@ def write_torch_export(net: Backbone, path: Path, about: dict[str, Any], any_siz
     """A graph of torch.export."""
     program, dynamic, notes = exported(net, any_size)
     known = facts(net, "torch_export", True, about) | {"dynamic": dynamic}
-    torch.export.save(program, str(path), extra_files={FACTS: json.dumps(known)})
+    with disk_errors(path), open(path, "wb") as stream:
+        torch.export.save(program, stream, extra_files={FACTS: json.dumps(known)})
     loaded = torch.export.load(str(path))
     used = taking_part(program)
     ours = {k: v for k, v in state(net).items() if k in used}

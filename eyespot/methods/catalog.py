@@ -2,7 +2,8 @@
 
 One paper is one file: `eyespot/methods/<modality>/<slug>.py` or `eyespot/adapt/<slug>.py` (a survey or toolbox is a
 folder with one file a system). Its docstring, base class, argument dataclass and recipe are read by `ast`; only `load`
-imports it. Installed third-party methods are found through the entry-point group `eyespot.methods`.
+imports it. Installed third-party methods are found through the entry-point group `eyespot.methods`; what another
+package offers there and cannot be used is told by `problems`, and is in nobody's way.
 
     >>> entries()["simclr"].paper
     >>> load("simclr")          # the class
@@ -16,6 +17,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,8 @@ class Entry:
     """module:Class."""
     file: Path | None
     evidence: Mapping[str, Any]
+    origin: str = ""
+    """The package that it is from, with its version; empty for eyespot's own."""
 
     @property
     def prefix(self) -> str:
@@ -82,10 +86,24 @@ class Entry:
 
 def entries() -> dict[str, Entry]:
     """All methods by name: those of this package, then installed ones whose names are not taken."""
-    found = {entry.name: entry for entry in _own()}
-    for entry in _installed():
-        found.setdefault(entry.name, entry)
-    return dict(sorted(found.items()))
+    own = {entry.name: entry for entry in _own()}
+    return dict(sorted((_installed(own)[0] | own).items()))
+
+
+def problems(load_all: bool = False) -> list[str]:
+    """One sentence for every method of another package that cannot be used.
+
+    Args:
+        load_all: also import those that look well.
+    """
+    found, wrong = _installed({entry.name: entry for entry in _own()})
+    told = list(wrong.values())
+    for name in found if load_all else ():
+        try:
+            load(name)
+        except UserError as error:
+            told.append(str(error))
+    return told
 
 
 def methods(name: str | None = None) -> Any:
@@ -102,10 +120,13 @@ def find(name: str, kind: str | None = None) -> Entry:
     Raises:
         UserError: with the nearest names, or with the command that takes this kind.
     """
-    slug = str(name).strip().lower().replace("-", "_")
+    slug = slug_of(str(name))
     known = {entry.name: entry for entry in _own(slug)} if slug.isidentifier() else {}
     known = known or entries()
     if slug not in known:
+        wrong = _installed(known)[1]
+        if slug in wrong:
+            raise UserError(wrong[slug])
         raise unknown("plug-in" if kind == "plugin" else "method", name, _fitting(known, kind))
     entry = known[slug]
     if kind is not None and entry.kind != kind:
@@ -149,6 +170,10 @@ def load(name: str, kind: str | None = None) -> type[Any]:
         UserError: for an unknown name, or (MissingExtra) where its optional stack is not installed.
     """
     entry = find(name, kind)
+    return _foreign(entry) if entry.origin else _import(entry)
+
+
+def _import(entry: Entry) -> Any:
     module, _, attribute = entry.target.partition(":")
     try:
         loaded = importlib.import_module(module)
@@ -157,6 +182,27 @@ def load(name: str, kind: str | None = None) -> type[Any]:
             raise
         raise MissingExtra(error.name or "?", entry.extras[0], f"The method '{entry.name}'") from error
     return getattr(loaded, attribute)
+
+
+def _foreign(entry: Entry) -> type[Any]:
+    """The class of another package, whose import may fail in any way."""
+    from eyespot.methods.method import Method, Plugin
+
+    what = f"The method '{entry.name}' of the package '{entry.origin}'"
+    try:
+        found = _import(entry)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # it is not ours: whatever it raises is this sentence
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        raise UserError(f"{what} cannot be imported ({reason}); update or uninstall that package.") from error
+    if not (isinstance(found, type) and issubclass(found, Method | Plugin)):
+        kind = "class" if isinstance(found, type) else type(found).__name__
+        raise UserError(
+            f"{what} is no method: '{entry.target}' is a {kind} that does not derive from eyespot.methods.method."
+            "Method; update or uninstall that package."
+        )
+    return found
 
 
 # --- finding the files -----------------------------------------------------------------------------------------------
@@ -174,19 +220,59 @@ def _own(slug: str = "*") -> Iterator[Entry]:
             yield dataclasses.replace(entry, evidence=evidence(recorded.get(entry.name, {})))
 
 
-def _installed() -> Iterator[Entry]:
+def _installed(taken: Mapping[str, Entry]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """({name: entry}, {name: why it cannot be used}) of the methods of other packages."""
+    found: dict[str, Entry] = {}
+    wrong: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
-        path = source.locate(point.module)
-        module = source.read(point.module, path) if path is not None else None
-        entry = _entry(module, point.name, "", point.attr or None) if module is not None else None
-        yield entry or _unread(point)
+        slug, origin = slug_of(point.name), _origin(point)
+        what = f"The method '{point.name}' of the package '{origin}'"
+        try:
+            entry = dataclasses.replace(_foreign_entry(point, slug), origin=origin)
+        except (UserError, OSError, RecursionError) as error:
+            wrong[slug] = f"{what} cannot be read ({str(error).rstrip('.')}); update or uninstall that package."
+            continue
+        if slug in taken:
+            wrong[slug] = f"{what} has the name of one of eyespot's own, which is used; uninstall that package."
+        elif slug not in found:
+            found[slug] = entry
+        elif found[slug].target != entry.target:
+            wrong[slug] = f"{what} has the name of one of '{found[slug].origin}', which is used; uninstall one of them."
+    return found, wrong
 
 
-def _unread(point: importlib.metadata.EntryPoint) -> Entry:
+def slug_of(name: str) -> str:
+    """A method's name as a word of Python: 'Core-tuning' is 'core_tuning'."""
+    return name.strip().lower().replace("-", "_")
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> str:
+    dist = point.dist
+    about = [dist.name, dist.version] if dist is not None else [point.value.partition(".")[0]]
+    return " ".join(str(word) for word in about if word)
+
+
+def _foreign_entry(point: importlib.metadata.EntryPoint, slug: str) -> Entry:
+    """The entry of an installed method.
+
+    Raises:
+        UserError: its name or place is none, or its file is no Python.
+    """
+    if not slug.isidentifier():
+        raise UserError("its name may only have letters, digits and _")
+    if not re.fullmatch(r"[\w.]+:\w+", point.value.replace(" ", "")):
+        raise UserError(f"'{point.value}' is not of the form package.module:Class")
+    path = source.locate(point.module)
+    module = source.read(point.module, path) if path is not None else None
+    entry = _entry(module, slug, "", point.attr) if module is not None else None
+    return entry or _unread(point, slug)
+
+
+def _unread(point: importlib.metadata.EntryPoint, slug: str) -> Entry:
     """An installed method whose file cannot be read as source; it still loads."""
     return Entry(
-        name=point.name,
-        paper=f"{point.name}: installed from {point.value}.",
+        name=slug,
+        paper=f"{slug}: installed from {point.value}.",
         modality="",
         kind="method",
         needs=(),
@@ -274,7 +360,9 @@ def _value(chain: source.Ancestry, name: str) -> ast.expr | None:
 
 def _strings(node: ast.expr | None) -> tuple[str, ...]:
     value = source.literal(node, ())
-    return (value,) if isinstance(value, str) else tuple(str(v) for v in value)
+    if isinstance(value, str):
+        return (value,)
+    return tuple(str(v) for v in value) if isinstance(value, list | tuple) else ()
 
 
 def _first(values: Sequence[str], otherwise: str) -> str:

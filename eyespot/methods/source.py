@@ -48,8 +48,9 @@ def _read(name: str, path: Path, changed: int) -> Module:
     try:
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
-    except SyntaxError as error:
-        raise UserError(f"'{path}' is not valid Python (line {error.lineno}: {error.msg}); mend it.") from error
+    except (SyntaxError, ValueError) as error:  # zero bytes, or no UTF-8
+        place = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+        raise UserError(f"'{path}' is not valid Python ({place}); mend it.") from error
     classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
     extras = _missing_extras(tree) if "MissingExtra(" in text else ()  # walking every tree would take the most time
     return Module(name, path, tree, classes, dict(_imports(tree, name)), extras)
@@ -142,7 +143,7 @@ def literal(node: ast.expr | None, otherwise: Any) -> Any:
         return otherwise
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return otherwise
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from eyespot.errors import UserError, unknown
 from eyespot.nets.architectures import checked_options
+from eyespot.nets.files import disk_errors
 from eyespot.runs import replacing, write_text
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -268,7 +269,7 @@ def save_backbone(backbone: Backbone, folder: str | Path) -> None:
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in backbone.state_dict().items()
     }
     description = json.dumps(backbone.describe(), indent=1)
-    with replacing(folder / WEIGHTS) as part:
+    with replacing(folder / WEIGHTS) as part, disk_errors(part):
         save_file(tensors, part, {"description": description})
     write_text(folder / DESCRIPTION, description + "\n")
 

@@ -6,7 +6,9 @@ and refuses everything else.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pickle
 import re
 import struct
@@ -28,6 +30,28 @@ LARGEST_HEADER = 10_000_000
 """Bytes; that of a file with 100,000 tensors."""
 DEEPEST = 6
 """Dictionaries inside dictionaries that are searched for tensors."""
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """torch and safetensors tell of a full disk by errors of their own; inside, they become the system's.
+
+    Raises:
+        OSError: in place of them.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found.group(1))
+        raise OSError(number, os.strerror(number), str(path)) from error
+    except RuntimeError as error:  # torch writes into an open file: what the file said stands behind it
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+
 
 # what reading a damaged file raises, in torch, pickle, zipfile and safetensors
 DAMAGED = (

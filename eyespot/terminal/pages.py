@@ -64,6 +64,8 @@ def _evidence(value: Any) -> str:
 def method_page(entry: Entry) -> str:
     """Paper, idea, arguments and recipe of one method."""
     parts = [entry.paper, textwrap.dedent(entry.doc), _use(entry)]
+    if entry.origin:
+        parts[-1] += f"\nfrom the package: {entry.origin}"
     if entry.extras:
         parts[-1] += f"\ninstall: pip install 'eyespot[{','.join(entry.extras)}]'"
     parts.append(_arguments(entry))

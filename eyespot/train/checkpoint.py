@@ -9,15 +9,20 @@ from typing import Any
 import torch
 
 from eyespot.errors import UserError
+from eyespot.nets.files import disk_errors
 from eyespot.runs import replacing
 
 VERSION = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` and replace the old checkpoint in one step."""
-    with replacing(path) as part:
-        torch.save({"version": VERSION, **state}, part)
+    """Write `state` and replace the old checkpoint in one step.
+
+    Raises:
+        NotWritten: there is no room, ...; the old checkpoint stays.
+    """
+    with replacing(path) as part, disk_errors(part), open(part, "wb") as stream:
+        torch.save({"version": VERSION, **state}, stream)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

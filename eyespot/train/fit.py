@@ -152,7 +152,7 @@ class Loop:
         feedback = getattr(data, "feedback", None)  # a replay learns the errors of its rows
         self.window_start = time.perf_counter()
         wheres = schedule_batches(self.engine.method, len(data), plan, start, plan.steps, me, world)
-        for where, batch, wait in fetch(data, wheres, self.engine):
+        for where, batch, wait in self._fetched(data, wheres, world):
             result = training_step(self.engine, batch, where)
             self.step = where.step + 1
             if feedback is not None:
@@ -177,6 +177,15 @@ class Loop:
                 stop(due.stop, self.step)
         if start < plan.steps:
             self._save()
+
+    def _fetched(self, data: Any, wheres: Iterator[Batch], world: int) -> Iterator[tuple[Batch, dict[str, Any], float]]:
+        """As `fetch`; where the data breaks, what was learned so far is kept."""
+        try:
+            yield from fetch(data, wheres, self.engine)
+        except UserError:
+            if world == 1 and self.step > 0:
+                self._save()
+            raise
 
     def _due(self, logged: bool, world: int) -> Due:
         """What this process wants done now. Several agree at the logged steps, where they wait for each other anyway;

@@ -21,6 +21,7 @@ from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
 from eyespot.methods.method import Info, Method
 from eyespot.nets.backbones import Backbone, backbone, save_backbone
+from eyespot.nets.files import disk_errors
 from eyespot.nets.start import Target, is_backbone_name, starting_backbone
 from eyespot.options import AdaptOptions, PretrainOptions
 from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
@@ -73,10 +74,12 @@ def _run(options: PretrainOptions, kind: str, command: str) -> Run:
     cls = catalog.load(str(options.method), kind)
     device = resolve_device(options.device)
     folder = RunFolder(options.out)
-    with processes(device):
+    with processes(device), contextlib.ExitStack() as stack:
         stored: dict[str, Any] | None = None
         if is_main():
             known = folder.start(options.resume)
+            if known:
+                folder.claim(stack, options.resume)
             stored = read_json(folder / "config.json") if known and (folder / "config.json").exists() else None
         barrier()
         if not is_main() and options.resume and (folder / "config.json").exists():
@@ -151,8 +154,12 @@ class Training:
 
     def run(self) -> Run:
         data, choices, method = self.assemble()
-        if is_main():
-            self.folder.make()
+        with contextlib.ExitStack() as stack:
+            if is_main():
+                self.folder.claim(stack, self.options.resume)
+            return self.train(data, choices, method)
+
+    def train(self, data: Data, choices: Choices, method: Method) -> Run:
         self.write_config(method, data, choices, None)
         probe = self.probe(method, data, choices) if is_main() else None
         self.prepare(method, data, choices)
@@ -282,7 +289,7 @@ class Training:
             with alone(), torch.random.fork_rng():
                 torch.manual_seed(self.options.seed)
                 prepared = method.prepare(data, tools)
-            with replacing(path) as part:
+            with replacing(path) as part, disk_errors(part):
                 save_file({k: v.contiguous() for k, v in prepared.items()}, part)
         barrier()
         method.prepared = read_prepared(self.folder.path)
