@@ -45,6 +45,19 @@ def pictures(folder: Path, count: int, seed: int) -> None:
             Image.fromarray(colours[pattern].astype(np.uint8)).save(folder / kind / f"{i:02}.png")
 
 
+def masked(folder: Path, count: int) -> None:
+    """`image/` beside `mask/` in train and test: a bright and a dark part, and 255 between them."""
+    rng = np.random.default_rng(7)
+    for split, i in ((split, i) for split in ("train", "test") for i in range(count)):
+        mask = np.full((40, 36), 11, np.uint8)
+        edge = int(rng.integers(10, 30))
+        mask[:, :edge], mask[:, edge], mask[:3] = 3, 255, 5
+        noise = rng.normal(0, 9, (40, 36, 3)) + np.where(mask == 3, 190, 60)[:, :, None]
+        for kind, array in (("image", noise.clip(0, 255).astype(np.uint8)), ("mask", mask)):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / split / kind / f"{i}.png")
+
+
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
     """What pages speak of and a reader has: pictures, labels, a run, a checkpoint from elsewhere."""
@@ -53,6 +66,7 @@ def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp("things")
     for name, count in {"photos": 12, "labeled": 12, "train": 12, "test": 5}.items():
         pictures(folder / name, count, seed=len(name))
+    masked(folder / "street", 8)
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     state = {f"module.encoder_q.{name}": value for name, value in net.state_dict().items()}
