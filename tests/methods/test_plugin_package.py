@@ -167,16 +167,18 @@ def test_one_process_equals_two(installed, root, tmp_path):
             assert float((value - two[what][key]).double().norm()) <= most * scale, (what, key)
 
 
-def test_it_has_a_page_in_the_documentation(installed, root):
+def test_it_has_a_page_in_the_documentation(installed, root, monkeypatch):
     pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(str(root / "docs"))
     spec = importlib.util.spec_from_file_location("docs_hooks", root / "docs" / "hooks.py")
     assert spec is not None and spec.loader is not None
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
-    page = hooks.method(catalog.find(NAME))
+    entries = list(catalog.entries().values())
+    page = hooks.systems.system(catalog.find(NAME), entries)
     for part in ("# align_uniform", "2005.10242", "package sphere-methods 1.2", "| `weight` |", "## Recipe"):
         assert part in page, page
-    assert f"[{NAME}]({NAME}.md)" in hooks.overview(list(catalog.entries().values()))
+    assert f"[{NAME}]({NAME}.md)" in hooks.systems.overview(entries)
     nav = hooks.on_config({"nav": [{"Methods": "methods/index.md"}]})["nav"]
     assert {NAME: f"methods/{NAME}.md"} in next(group["image"] for group in nav[0]["Methods"] if "image" in group)
 

@@ -11,9 +11,9 @@ Balanced (Sinkhorn-Knopp, 3 iterations): exp(t / T_t) is scaled until every prot
 class tokens and hidden patches each for themselves; `centring="softmax"` subtracts iBOT's centres instead. Exactly
 `mask_probability` of the large views of a batch have hidden patches, with shares spread evenly over `mask_ratio`.
 
-Balancing, nearest neighbours and the spread of the shares are over the global batch, so that a run does not depend on
-the number of processes; the authors' code looks for neighbours and spreads shares within one device. What it adds to
-the architecture (LayerScale 1e-5, drop path 0.3) belongs to the backbone.
+Paper and code: balancing, nearest neighbours and the spread of the shares are over the global batch, so that a run does
+not depend on the number of processes; the authors' code looks for neighbours and spreads shares within one device. What
+it adds to the architecture (LayerScale 1e-5, drop path 0.3) belongs to the backbone.
 
     >>> method = DINOv2(backbone("vit_micro", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

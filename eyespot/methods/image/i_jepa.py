@@ -8,13 +8,15 @@ the whole picture. There are no pixels to rebuild and no hand-made augmentations
     L = mean over blocks, tokens and dimensions of d( predictor(context, places), norm(copy(picture))[places] )
     copy <- m copy + (1 - m) encoder,  m from `momentum` to 1 linearly over the steps                       (section 3)
 
-norm is a layer norm without scale and shift. d is smooth L1 as in the authors' code; the paper writes the squared
-distance (`distance="l2"`). Sizes of the blocks are drawn once a step and their places for every picture; contexts are
-cut to the shortest of the global batch. In the authors' code a context that the targets leave too small may overlap
-them; here other places are drawn (see `eyespot.views.masks.context_and_targets`).
+norm is a layer norm without scale and shift. Sizes of the blocks are drawn once a step and their places for every
+picture; contexts are cut to the shortest of the global batch.
 
-The paper's transformers have no class token. One that is there takes part in the encoder and is not given to the
-predictor. Features are the mean of the patch tokens, of the encoder itself and not of its copy.
+Paper and code: d is smooth L1 as in the authors' code; the paper writes the squared distance (`distance="l2"`). In that
+code a context that the targets leave too small may overlap them; here other places are drawn (see
+`eyespot.views.masks.context_and_targets`). The paper's transformers have no class token. One that is there takes part
+in the encoder and is not given to the predictor.
+
+Features are the mean of the patch tokens, of the encoder itself and not of its copy.
 
     >>> method = IJEPA(backbone("vit_micro", image_size=32))
     >>> method({"image": torch.rand(8, 3, 32, 32)})

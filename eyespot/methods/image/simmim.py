@@ -9,8 +9,10 @@ the hidden ones count.
 
 x is the picture standardised by the backbone's mean and deviation, not patch by patch.
 
-The token takes the place of the embedding before the position is added. Transformers of the library and timm carry
-absolute positions, where the authors' have a shared relative bias. Features are the mean of the patch tokens.
+The token takes the place of the embedding before the position is added. Features are the mean of the patch tokens.
+
+Paper and code: transformers here carry absolute positions, where the authors' ViT has a relative bias shared by its
+blocks.
 
     >>> method = SimMIM(backbone("vit_micro", image_size=32))
     >>> method({"image": torch.rand(8, 3, 32, 32)})
