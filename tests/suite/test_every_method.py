@@ -223,6 +223,7 @@ BUDGETS = {
     "swav": (250, 3e-3),
     "byol": (250, 3e-3),
     "barlow_twins": (250, 3e-3),
+    "mixed_barlow_twins": (250, 3e-3),
     "dino": (250, 3e-3),
     "slotcon": (200, 1e-3),
     "mae": (400, 4e-3),
