@@ -226,6 +226,7 @@ BUDGETS = {
     "mixed_barlow_twins": (250, 3e-3),
     "dino": (250, 3e-3),
     "slotcon": (200, 1e-3),
+    "obow": (250, 3e-3),
     "mae": (400, 4e-3),
     "mfm": (400, 4e-3),
     "simmim": (800, 5e-3),
