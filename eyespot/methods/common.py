@@ -91,7 +91,7 @@ def small_view_size(backbone: Backbone, config: Any, crops: int) -> int:
     patch = getattr(backbone, "patch", 16)
     size = config.local_size or math.ceil(config.image_size * 3 / 7 / patch) * patch
     if crops:
-        _try_size(backbone, size)
+        try_size(backbone, size)
     return size
 
 
@@ -114,7 +114,7 @@ def prototypes_rest(method: Method, freeze_epochs: float) -> bool:
 
 
 @torch.no_grad()
-def _try_size(backbone: Backbone, size: int) -> None:
+def try_size(backbone: Backbone, size: int) -> None:
     """Some nets take pictures of one size only: say so now, not at the first step."""
     pixels = backbone.mean.view(1, -1, 1, 1).expand(1, -1, size, size)
     try:

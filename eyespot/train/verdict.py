@@ -3,7 +3,7 @@
 `LiveProbe` measures the features of a fixed small set of clean training pictures, before training (the floor: what
 random weights give) and during it. `judge` is a pure function of these numbers and of the logged losses:
 
-    collapsed   the features, or what the loss compares, are (nearly) the same for all pictures
+    collapsed   the features, what the loss compares, or the targets are (nearly) the same for all pictures
     unstable    the loss is not finite, or it has jumped and lost most of what it had gained
     stalled     the loss stays at what it reads when nothing is learned, or has not fallen
     learning    none of these
@@ -11,7 +11,8 @@ random weights give) and during it. `judge` is a pure function of these numbers 
 
 What is compared with the floor is compared by ratio: features of a random network are alike already (mean cosines of
 0.9 to 0.99 are usual), so no absolute limit fits all networks. Where labels exist, neighbours decide in doubt:
-features that find their class clearly better than random ones do are neither collapsed nor stalled.
+features that find their class clearly better than random ones do are neither collapsed nor stalled; but targets that
+say nothing teach nothing, however good the features are already.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ RANK = 1.5
 A good classifier of two classes has rank 2."""
 PROJECTED = 0.02
 """What the loss compares counts as constant when its 1 - mean cosine is below this, and below ALIKE of its floor."""
+ONE_WORD = 1.5
+"""Targets over a vocabulary have collapsed when a whole batch uses fewer words than this; usual are hundreds."""
+SAME_WORDS = 0.99
+"""... or when those of one picture alone are more than this share of them: all pictures have the same target."""
 MARGIN = 0.01
 """Stalled when no term with a plateau is further below it than this share, and the loss falls no more. A healthy
 contrastive loss is 2 % below within tens of steps; random labels stay within 0.3 %."""
@@ -151,6 +156,29 @@ class Case:
         return Verdict("unstable", f"{what} not finite at step {self.step}", TOO_FAST)
 
     def collapsed(self) -> Verdict | None:
+        return self._targets() or self._features()
+
+    def _targets(self) -> Verdict | None:
+        """Whether targets over a vocabulary say nothing, of methods that watch their perplexity."""
+        together, alone = (self._watched(f"{of}_perplexity") for of in ("vocabulary", "picture"))
+        if together is None:
+            return None
+        if together < ONE_WORD:
+            words = f"the targets of a batch use {together:.2f} words of the vocabulary (perplexity): all are the same"
+            return Verdict("collapsed", words, ONE_WORD_FOR_ALL)
+        if alone is not None and alone > SAME_WORDS * together:
+            words = (
+                f"the target of a picture uses {alone:.1f} words of the {together:.1f} that a batch uses (perplexity)"
+            )
+            return Verdict("collapsed", f"{words}: all are the same", ALL_WORDS_ALIKE)
+        return None
+
+    def _watched(self, name: str) -> float | None:
+        """Recent value of a number that the method watches, when it does."""
+        values = [r[name] for r in self.history[-self.window :] if math.isfinite(r.get(name, math.nan))]
+        return float(np.median(values)) if values else None
+
+    def _features(self) -> Verdict | None:
         # a dip may pass: two probes must agree, unless there is only one or the run has ended
         seen = self.probes[-1:] if self.final else self.probes[-2:]
         reasons = [self._constant(p) for p in seen]
@@ -334,6 +362,8 @@ class Case:
         waits = [r["data_wait"] for r in self.history[-self.window :] if "data_wait" in r]
         if waits:
             values["data_wait"] = float(np.median(waits))
+        watched = {name: self._watched(name) for name in ("vocabulary_perplexity", "picture_perplexity")}
+        values |= {name: value for name, value in watched.items() if value is not None}
         if self.history and "grad_norm" in self.history[-1]:
             values["grad_norm"] = self.history[-1]["grad_norm"]
         return {k: float(v) for k, v in values.items() if math.isfinite(v)}
@@ -343,6 +373,14 @@ TOO_FAST = "lower the rate (--lr), clip the gradient (--clip 1) or warm up longe
 COLLAPSED = (
     "lower the rate (--lr) or raise the batch size, and keep the method's defences (teacher momentum, predictor, "
     "centring, temperature) at their defaults"
+)
+ONE_WORD_FOR_ALL = (
+    "soften the assignment (a smaller inv_delta), lower the rate (--lr), and keep the copy's momentum at its default, "
+    "so that the vocabulary holds features of many pictures"
+)
+ALL_WORDS_ALIKE = (
+    "sharpen the assignment (a larger inv_delta), train longer (a vocabulary that is new at first needs words / batch "
+    "size steps), and check that pictures differ"
 )
 NOT_BETTER = "neighbours are not better than with random weights yet: train longer, or on more pictures"
 WORSE = (

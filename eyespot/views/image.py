@@ -194,6 +194,9 @@ def _appearance(pixels: Tensor, draws: Draws, spec: ViewSpec) -> dict[str, Tenso
             x.copy_(pixels[rows])
         if not pixels.is_floating_point():
             x.mul_(1 / 255)
+        else:
+            # rounding of the resize may leave [0, 1]; colours clamp that, but not in every batch for every picture
+            x.clamp_(0, 1)
         if linear is not None:
             linear.apply_(x, rows)
         else:

@@ -114,7 +114,7 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     net = net or net_of(name)
     # widths of a few tens: the two-process job runs in float64
     options = {"width": 8} if net == "resnet8" and small else {}
-    if name == "slotcon":  # a map of 4 x 4 cells: groups need places
+    if name in ("slotcon", "obow"):  # a map of 4 x 4 cells: groups and words need places
         options |= {"stem_stride": 1}
     body = backbone(net, image_size=SIDE, **options)
     info = Info(samples=len(data), classes=CLASSES, class_names=Stripes.classes, batch_size=batch, epochs=epochs)

@@ -293,6 +293,47 @@ def test_exploding_gradients_with_a_rising_loss_are_unstable():
     assert judge(records, {})["state"] == "unstable"
 
 
+# --- targets over a vocabulary ------------------------------------------------------------------------------------
+def bags(together, alone, n=60):
+    """A run whose loss falls, with the perplexity of the targets of a batch and of one picture alone."""
+    records = history(falling(n))
+    shares = zip(records, np.linspace(300, together, n), np.linspace(290, alone, n), strict=True)
+    return [{**r, "vocabulary_perplexity": float(b), "picture_perplexity": float(p)} for r, b, p in shares]
+
+
+def test_targets_of_many_words_are_healthy():
+    verdict = judge(bags(210.0, 40.0), {}, [HEALTHY], FLOOR, final=True)
+    assert verdict["state"] == "learning"
+    assert 200 < verdict["numbers"]["vocabulary_perplexity"] < 230
+    assert "picture_perplexity" in verdict["numbers"]
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_targets_of_one_word_have_collapsed(final):
+    """Whatever the loss and the neighbours say: nothing more can be learned."""
+    better = HEALTHY | {"knn": 60.0, "knn_error": 2.0}
+    records = [{**r, "vocabulary_perplexity": 1.03, "picture_perplexity": 1.01} for r in bags(1.0, 1.0)[-20:]]
+    verdict = judge(bags(1.0, 1.0) + records, {}, [better], FLOOR | {"knn": 30.0}, final=final)
+    assert verdict["state"] == "collapsed"
+    assert "use 1.03 words" in verdict["reason"] and "inv_delta" in verdict["remedy"]
+
+
+def test_targets_that_are_the_same_for_all_pictures_have_collapsed():
+    records = bags(511.0, 510.0) + [
+        {**r, "vocabulary_perplexity": 511.0, "picture_perplexity": 510.0} for r in bags(1, 1)
+    ]
+    verdict = judge(records, {}, [HEALTHY], FLOOR, final=True)
+    assert verdict["state"] == "collapsed" and "510.0 words of the 511.0" in verdict["reason"]
+    assert "larger inv_delta" in verdict["remedy"]
+
+
+def test_a_dip_to_one_word_at_the_start_is_no_collapse():
+    records = bags(210.0, 40.0)
+    for r in records[:20]:
+        r["vocabulary_perplexity"] = 1.0
+    assert judge(records, {}, [HEALTHY], FLOOR, final=True)["state"] == "learning"
+
+
 # --- networks that are really trained -----------------------------------------------------------------------------
 def stripes(n, seed):
     """Pictures of stripes across or down in any colours, and which it is."""

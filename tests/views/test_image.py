@@ -308,3 +308,18 @@ def test_rotated_views_share_no_box(pictures):
     a = view(pictures(1), Draws(), ViewSpec(size=8, rotation=10))
     with pytest.raises(UserError, match="rotation"):
         overlap_boxes(a, a)
+
+
+@pytest.mark.parametrize("color", ["linear", "exact"])
+def test_bright_pictures_stay_in_range_whatever_else_is_in_the_batch(color):
+    """The rounding of a resize may leave [0, 1]; colours clamp, but not every picture of a batch is recoloured."""
+    images = 255 * torch.randint(0, 2, (8, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    spec = ViewSpec(size=12, scale=(0.08, 0.6), color=color)
+    for epoch in range(20):
+        draws = Draws(epoch=epoch, index=range(8))
+        whole = view(images, draws, spec).pixels
+        assert float(whole.max()) <= 1 and float(whole.min()) >= 0
+        halves = [
+            view(images[rows], draws.rows(rows.start, rows.stop), spec).pixels for rows in (slice(0, 3), slice(3, 8))
+        ]
+        assert torch.equal(torch.cat(halves), whole)
