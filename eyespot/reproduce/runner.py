@@ -21,6 +21,8 @@ from eyespot.reproduce.plot import dot_plot
 from eyespot.runs import read_json, write_json, write_text
 
 VERSION = 1
+OWN_CLAIMS = Path(__file__).resolve().parents[2] / "reproductions"
+"""The claims of the source tree that the package lies in; only theirs are evidence for its methods."""
 
 
 def reproduce(name: str, /, **options: Any) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def reproduce(name: str, /, **options: Any) -> dict[str, Any]:
     where = folder if complete else out
     write_json(where / f"{claim.name}.json", record)
     write_text(where / f"{claim.name}.svg", picture(claim, results))
-    if complete:
+    if complete and folder.resolve() == OWN_CLAIMS:
         update_evidence(folder)
     return record
 
@@ -69,7 +71,7 @@ def claims_folder(given: str | None) -> Path:
         if not Path(given).is_dir():
             raise UserError(f"--claims '{given}' is no folder; name one that holds claims as TOML files.")
         return Path(given)
-    for place in (Path.cwd() / "reproductions", Path(__file__).parents[2] / "reproductions"):
+    for place in (Path.cwd() / "reproductions", OWN_CLAIMS):
         if place.is_dir() and claim_names(place):
             return place
     raise UserError("No claims were found here; run this in a source tree of eyespot, or name a folder with --claims.")

@@ -184,7 +184,8 @@ pretrain = "simclr"
 def test_a_claim_is_run_once_recorded_and_shown(claims, monkeypatch, capsys):
     from eyespot.reproduce import runner
 
-    monkeypatch.setattr(runner, "update_evidence", lambda folder: None)
+    entered = []
+    monkeypatch.setattr(runner, "update_evidence", entered.append)
     options = {"data_folder": str(claims / "data"), "out": str(claims / "runs"), "claims": str(claims / "claims")}
     said = []
     record = eyespot.reproduce("stripes", listener=said.append, **options)
@@ -202,6 +203,10 @@ def test_a_claim_is_run_once_recorded_and_shown(claims, monkeypatch, capsys):
 
     again = eyespot.reproduce("stripes", listener=said.append, **options)
     assert len(said) == 4 and again["runs"] == record["runs"], "what is done is not done again"
+    assert not entered, "claims of one's own are no evidence for the methods of the package"
+    monkeypatch.setattr(runner, "OWN_CLAIMS", (claims / "claims").resolve())
+    eyespot.reproduce("stripes", **options)
+    assert entered == [claims / "claims"]
 
     from eyespot.cli import main
 

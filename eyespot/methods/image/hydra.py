@@ -12,12 +12,12 @@ y2 is a permutation of the labels of the global batch (`pairs`: "identical" y2 =
 evenly). With `gate=False, pairs="identical", average="rows"` the loss is SupCon's up to the denominators, which hold
 other classes only and one positive; `gate=False` alone is the collapse that the paper shows.
 
-No code comes with the paper; what is here follows the two public programs of its first author. They gate in two ways:
-the later one as above, the earlier one brings gated vectors to unit length again (`renormalise`, here without the
-N x N x D tensor). A sample whose own class is the target is a positive of itself there and here. One program takes
-`repeats` views of a picture as samples of their own, which the other calls two views; the other's learnable temperature
-is `learn_temperature`. Its subtraction of ungated similarities and the penalty on gates of later versions, both off or
-of unknown weight, are left out.
+Paper and code: no code comes with the paper; what is here follows the two public programs of its first author. They
+gate in two ways: the later one as above, the earlier one brings gated vectors to unit length again (`renormalise`, here
+without the N x N x D tensor). A sample whose own class is the target is a positive of itself there and here. One
+program takes `repeats` views of a picture as samples of their own, which the other calls two views; the other's
+learnable temperature is `learn_temperature`. Its subtraction of ungated similarities and the penalty on gates of later
+versions, both off or of unknown weight, are left out.
 
     >>> method = Hydra(backbone("resnet18", image_size=32), info=Info(classes=10))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "label": torch.randint(10, (8,))})

@@ -12,11 +12,11 @@ with embeddings of unit length, then standardised over the batch, each by its ow
 and one permutation p serve the whole global batch; gradients pass through the targets G as well. `mix=0` leaves out the
 third batch.
 
-The authors' small-data script is as above: unbiased deviations, but sums over N, so that the best diagonal is
-(N - 1) / N. Their ImageNet script begins G_MB with z_B^T z_B, which is not what a linear net would give, and halves the
-regulariser: `target="imagenet"`, together with unit=False, deviation="biased", layers=2 and mix_warmup=10. With mix=0
-and these three the loss is that of Barlow Twins to the bit. Their schedule runs one epoch past its end; here it does
-not.
+Paper and code: the authors' small-data script is as above: unbiased deviations, but sums over N, so that the best
+diagonal is (N - 1) / N. Their ImageNet script begins G_MB with z_B^T z_B, which is not what a linear net would give,
+and halves the regulariser: `target="imagenet"`, together with unit=False, deviation="biased", layers=2 and
+mix_warmup=10. With mix=0 and these three the loss is that of Barlow Twins to the bit. Their schedule runs one epoch
+past its end; here it does not.
 
     >>> method = MixedBarlowTwins(backbone("resnet18", image_size=32))
     >>> method({"view1": torch.rand(8, 3, 32, 32), "view2": torch.rand(8, 3, 32, 32)})

@@ -11,8 +11,9 @@ features of the copy; the weights that predict a word are generated from that wo
 
 with f the pooled features of a crop, as they are, and G(V) of unit length. The temperature uses mu of the same step;
 distances and weights use the vocabulary before its update, which takes one place a picture, averaged over its
-neighbours. The outermost places are left out, as in the authors' code alone, where at least 3 x 3 places remain.
+neighbours.
 
+Paper and code: the outermost places are left out, as in the authors' code alone, where at least 3 x 3 places remain.
 The queue and mu move after the optimizer's step, with those of all processes; the copy does too, with the momentum of
 that step, where the authors' code moves it within the next one. There the size of the vocabulary must be a multiple of
 the batch; here it may be any. The released linear classifier that watches the training is left out: the verdict does
