@@ -265,7 +265,7 @@ def _methods(given: dict[str, Any]) -> None:
             print("eyespot:", sentence, file=sys.stderr)
         return
     entry = catalog.find(name)
-    text = json.dumps([entry.json_in_full()], ensure_ascii=False, indent=1) if as_json else pages.method_page(entry)
+    text = json.dumps([catalog.in_full(entry)], ensure_ascii=False, indent=1) if as_json else pages.method_page(entry)
     print(text)
 
 

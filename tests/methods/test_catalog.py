@@ -13,6 +13,7 @@ import pytest
 from eyespot.errors import MissingExtra, UserError
 from eyespot.fields import Unread
 from eyespot.methods import catalog, source
+from eyespot.methods.entry import read_entry
 
 NAMES = sorted(catalog.entries())
 
@@ -160,7 +161,7 @@ def test_a_file_that_does_not_parse_is_named(tmp_path):
 def test_a_file_without_a_method_is_none(tmp_path):
     path = tmp_path / "helper.py"
     path.write_text('"""Only a helper."""\n\n\nclass Helper:\n    pass\n')
-    assert catalog._entry(source.read("helper", path), "helper", "image", None) is None
+    assert read_entry(source.read("helper", path), "helper", "image", None) is None
 
 
 def test_missing_extra_calls_name_the_stack(tmp_path):
