@@ -53,6 +53,7 @@ def child(work: Callable[[], Any], log: Path) -> int:
 def _end(work: Callable[[], Any], log: Path) -> NoReturn:
     """The life of the child, which must never come back into the tests."""
     status = 99
+    signal.alarm(240)  # a child that hangs is a failure, not a test without end
     try:
         with open(log, "w", encoding="utf-8", buffering=1) as said:
             sys.stdout = sys.stderr = said

@@ -37,14 +37,16 @@ def test_a_second_run_into_the_folder_is_refused_and_the_first_goes_on(pictures,
     first.start()
     os.read(heard, 1)
     before = sorted(p.name for p in out.iterdir())
-    assert cli.main([*argv, *more]) == 2
-    said = capsys.readouterr().err
-    assert said == (
-        f"eyespot: --out '{out}' is being written by another run; wait until that ends, or choose another folder.\n"
-    )
-    assert sorted(p.name for p in out.iterdir()) == before
-    say(go_on)
-    first.join()
+    try:
+        assert cli.main([*argv, *more]) == 2
+        said = capsys.readouterr().err
+        assert said == (
+            f"eyespot: --out '{out}' is being written by another run; wait until that ends, or choose another folder.\n"
+        )
+        assert sorted(p.name for p in out.iterdir()) == before
+    finally:
+        say(go_on)
+        first.join()
     assert status == [0], log.read_text()
     assert same(final(out), whole)
     for end in (heard, at_step, waits, go_on):
