@@ -6,6 +6,7 @@ OUT/<how>-<precision>/<method>.pt, where how is "one", "ddp" or "fsdp".
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ def train(name, data, how, precision):
     if world_size() > 1:
         synchronise_batch_norm(method)
     plan = plan_of(method, data, precision=precision, steps=20, parallel="fsdp" if how == "fsdp" else "ddp")
+    if precision == "float32":  # and should one flip all the same, large steps would make much of it
+        plan = replace(plan, lr=0.1 * plan.lr)
     engine = build_engine(method, plan, world_size())
     first, update = {}, engine.method.before_step
 
