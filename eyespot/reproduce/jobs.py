@@ -49,7 +49,7 @@ class Bench:
 
     def _data(self, name: str, file: DataFile) -> str:
         """How a data set is named on the command line; rows are cut into a Parquet file of their own."""
-        path = self._path(name, file)
+        path = self._path(name, file) + (f":{file.split}" if file.split else "")
         return f"{file.make}:{path}" if file.make else path
 
     def _path(self, name: str, file: DataFile) -> str:
