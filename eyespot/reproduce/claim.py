@@ -46,7 +46,7 @@ from eyespot.errors import UserError, unknown
 KEYS = ("claim", "paper", "subject", "arm", "control", "metric", "direction", "seeds", "protocols", "data", "common")
 KEYS = (*KEYS, "stages", "arms", "note")
 FLOOR = "floor"
-MAKERS = ("mosaic",)
+MAKERS = ("mosaic", "glyphs")
 """Built-in data that are made of other data, by the name before the colon."""
 OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with", "protocols")
 """Keys of an arm that are not plain options."""

@@ -116,7 +116,7 @@ class Bench:
 
     def public(self, word: str) -> str:
         """A word of a command without the paths of this machine."""
-        maker, mark, path = word.rpartition(":") if word.partition(":")[0] in MAKERS else ("", "", word)
+        maker, mark, path = word.partition(":") if word.partition(":")[0] in MAKERS else ("", "", word)
         if self.data_folder is not None and path.startswith(str(self.data_folder)):
             return f"{maker}{mark}DATA{path[len(str(self.data_folder)) :]}"
         return f"{maker}{mark}RUNS{path[len(str(self.out)) :]}" if path.startswith(str(self.out)) else word

@@ -417,6 +417,22 @@ def test_views_are_those_of_dino():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("how", AGGREGATORS)
+def test_importance_is_what_places_count(how):
+    method, pixels = build(aggregator=how).eval(), torch.rand(3, 3, 32, 24)
+    found = method.importance(pixels)
+    assert found.shape == (3, 4, 3)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(3))
+    counted = {"mean": [1 / 12] * 36, "max": ([0.0] * 11 + [1.0]) * 3}
+    if how == "attention":
+        places = method.backbone.forward_dense(pixels).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found.flatten(1), method.gate(places).exp())
+    else:
+        assert found.flatten(1).sort(1).values.flatten().tolist() == pytest.approx(counted[how])
+    with pytest.raises(UserError, match="weighs no places"):
+        build(regions=False).importance(pixels)
+
+
 def test_settings_that_cannot_be_are_named():
     with pytest.raises(UserError, match="teaches the attention nothing"):
         build(aggregator="attention", direction="bag_to_view")

@@ -60,8 +60,12 @@ def test_every_claim_can_be_read_and_names_what_exists(name):
 def test_data_of_a_claim_may_be_a_split(tmp_path):
     (tmp_path / "flowers.parquet").touch()
     files = {"train": {"file": "flowers.parquet", "split": "train"}, "test": "flowers.parquet"}
+    files["made"] = {"file": "flowers.parquet", "split": "test", "make": "mosaic"}
     bench = Bench(parse_claim("x", RAW | {"data": files}), tmp_path, tmp_path / "out", lambda _: None)
-    assert bench.paths == {"train": f"{tmp_path / 'flowers.parquet'}:train", "test": str(tmp_path / "flowers.parquet")}
+    path = tmp_path / "flowers.parquet"
+    assert bench.paths == {"train": f"{path}:train", "test": str(path), "made": f"mosaic:{path}:test"}
+    public = [bench.public(word) for word in bench.paths.values()]
+    assert public == ["DATA/flowers.parquet:train", "DATA/flowers.parquet", "mosaic:DATA/flowers.parquet:test"]
 
 
 @pytest.mark.parametrize("key", ["claim", "metric", "seeds", "data", "arms"])

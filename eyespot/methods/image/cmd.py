@@ -177,16 +177,30 @@ class CMD(DINO):
 
     def _bag(self, log_p: Tensor, tokens: Tensor, gate: Any) -> Tensor:
         """log bags [V, B, P] of places with log probabilities [V, B, T, P] and features [V, B, T, D]."""
+        return log_bag(log_p, self._log_weights(log_p, tokens, gate))
+
+    def _log_weights(self, log_p: Tensor, tokens: Tensor, gate: Any) -> Tensor:
+        """What each place counts in its bag, as logarithms: [V, B, T]."""
         how = self.config.aggregator
         if how == "attention":
-            return log_bag(log_p, gate(tokens))
-        return log_bag(log_p, top_weights(log_p, self.config.top) if how == "max" else equal_weights(log_p))
+            return gate(tokens)
+        return top_weights(log_p, self.config.top) if how == "max" else equal_weights(log_p)
 
     def _agreement(self, bag: Tensor, log_q: Tensor) -> Tensor:
         """How far the crops [V, B, P] are from their bags, both as log probabilities; each target has no gradient."""
         drawn = {"bag_to_view": (bag, log_q), "view_to_bag": (log_q, bag)}
         ways = list(drawn) if self.direction == "both" else [self.direction]
         return torch.stack([divergence(*drawn[way]) for way in ways]).mean()
+
+    @torch.no_grad()
+    def importance(self, inputs: Tensor) -> Tensor:
+        """What each place of clean pictures [B, C, H, W] counts in their bags: [B, h, w], sum 1 a picture."""
+        if not self.config.regions:
+            raise UserError("regions=False weighs no places; train with regions.")
+        _, regions, tokens = _levels(self._student(), [inputs])
+        log_p = log_distribution(regions, self.config.temperature)
+        weights = self._log_weights(log_p, tokens, self._modules.get("gate")).exp()[0]
+        return weights.unflatten(1, (math.ceil(inputs.shape[2] / self.backbone.stride), -1))
 
     def after_step(self) -> None:
         if self.config.regions and self._region_means:
