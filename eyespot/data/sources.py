@@ -10,6 +10,7 @@
     a map-style PyTorch data set, or any sequence of pictures (dataset.py)
     scenes:train, scenes:test    the rendered demo data (scenes.py)
     mosaic:PATH                  scenes of four labelled pictures each, with masks (mosaic.py)
+    glyphs:PATH                  pictures whose class is a small mark on them (glyphs.py)
 
 A data set that marks its splits is told which by `split=`, or by the name after a colon: `flowers.parquet:test`.
 """
@@ -143,6 +144,10 @@ def open_source(
         from eyespot.data.mosaic import open_mosaic
 
         return open_mosaic(str(data)[len("mosaic:") :], split, image_column, label_column)
+    if not path.exists() and str(data).startswith("glyphs:"):
+        from eyespot.data.glyphs import open_glyphs
+
+        return open_glyphs(str(data)[len("glyphs:") :], split, image_column, label_column)
     if not path.exists() and ":" in str(data):
         front, _, back = str(data).rpartition(":")
         if front == "scenes":

@@ -12,6 +12,7 @@ protocols = ["knn", "linear"]          what is evaluated after pre-training
 [data]                                 files under the data folder; rows cut a Parquet file
 train = {file = "cifar10/train.parquet", rows = [0, 10000]}
 scenes = {file = "cifar10/train.parquet", make = "mosaic"}    built-in data made of a file
+flowers = {file = "flowers17/flowers17.parquet", split = "train"}    the rows of a split
 
 [common]                               options of every arm, by their names on the command line
 backbone = "resnet8"
@@ -45,7 +46,7 @@ from eyespot.errors import UserError, unknown
 KEYS = ("claim", "paper", "subject", "arm", "control", "metric", "direction", "seeds", "protocols", "data", "common")
 KEYS = (*KEYS, "stages", "arms", "note")
 FLOOR = "floor"
-MAKERS = ("mosaic",)
+MAKERS = ("mosaic", "glyphs")
 """Built-in data that are made of other data, by the name before the colon."""
 OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with", "protocols")
 """Keys of an arm that are not plain options."""
@@ -53,12 +54,13 @@ OWN = ("pretrain", "adapt", "start", "data", "test", "set", "with", "protocols")
 
 @dataclass(frozen=True)
 class DataFile:
-    """One data set of a claim: a path below the data folder (or a name such as scenes:train), some of its rows, and
-    what is made of it ("" for nothing)."""
+    """One data set of a claim: a path below the data folder (or a name such as scenes:train), some of its rows, what is
+    made of it ("" for nothing), and its split ("" for the usual one)."""
 
     file: str
     rows: tuple[int, int] | None = None
     make: str = ""
+    split: str = ""
 
     @property
     def built_in(self) -> bool:
@@ -170,7 +172,8 @@ def _data(value: Any) -> DataFile:
     rows, make = value.get("rows"), value.get("make", "")
     if make and make not in MAKERS:
         raise unknown("maker of data", make, MAKERS)
-    return DataFile(value["file"], None if rows is None else (int(rows[0]), int(rows[1])), make)
+    cut = None if rows is None else (int(rows[0]), int(rows[1]))
+    return DataFile(value["file"], cut, make, value.get("split", ""))
 
 
 def _arm(name: str, raw: Mapping[str, Any], common: Mapping[str, Any], data: Mapping[str, DataFile]) -> Arm:

@@ -49,7 +49,7 @@ class Bench:
 
     def _data(self, name: str, file: DataFile) -> str:
         """How a data set is named on the command line; rows are cut into a Parquet file of their own."""
-        path = self._path(name, file)
+        path = self._path(name, file) + (f":{file.split}" if file.split else "")
         return f"{file.make}:{path}" if file.make else path
 
     def _path(self, name: str, file: DataFile) -> str:
@@ -116,7 +116,7 @@ class Bench:
 
     def public(self, word: str) -> str:
         """A word of a command without the paths of this machine."""
-        maker, mark, path = word.rpartition(":") if word.partition(":")[0] in MAKERS else ("", "", word)
+        maker, mark, path = word.partition(":") if word.partition(":")[0] in MAKERS else ("", "", word)
         if self.data_folder is not None and path.startswith(str(self.data_folder)):
             return f"{maker}{mark}DATA{path[len(str(self.data_folder)) :]}"
         return f"{maker}{mark}RUNS{path[len(str(self.out)) :]}" if path.startswith(str(self.out)) else word

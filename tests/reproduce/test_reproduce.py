@@ -14,6 +14,7 @@ import eyespot
 from eyespot.errors import UserError
 from eyespot.reproduce.claim import claim_names, parse_claim, read_claim
 from eyespot.reproduce.evidence import update_evidence
+from eyespot.reproduce.jobs import Bench
 from eyespot.reproduce.outcome import compared, judged, summary
 from eyespot.reproduce.plot import dot_plot
 
@@ -54,6 +55,17 @@ def test_every_claim_can_be_read_and_names_what_exists(name):
             settings(arm.settings, owner.fields, owner.name, owner.prefix)
         known = {f.name for f in option_fields(AdaptOptions if kind == "adapt" else PretrainOptions)}
         assert set(arm.options) <= known
+
+
+def test_data_of_a_claim_may_be_a_split(tmp_path):
+    (tmp_path / "flowers.parquet").touch()
+    files = {"train": {"file": "flowers.parquet", "split": "train"}, "test": "flowers.parquet"}
+    files["made"] = {"file": "flowers.parquet", "split": "test", "make": "mosaic"}
+    bench = Bench(parse_claim("x", RAW | {"data": files}), tmp_path, tmp_path / "out", lambda _: None)
+    path = tmp_path / "flowers.parquet"
+    assert bench.paths == {"train": f"{path}:train", "test": str(path), "made": f"mosaic:{path}:test"}
+    public = [bench.public(word) for word in bench.paths.values()]
+    assert public == ["DATA/flowers.parquet:train", "DATA/flowers.parquet", "mosaic:DATA/flowers.parquet:test"]
 
 
 @pytest.mark.parametrize("key", ["claim", "metric", "seeds", "data", "arms"])
