@@ -31,6 +31,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 PATCH = 24  # side of the grey patches that are correlated, in pixels
 SCALES = (1.0, 0.95, 1.05)  # sizes that a step may change a box by; first the one that wins a tie
 LEAST_FRAMES = 4
+PEAKS = 4  # of the phase correlation that are tried
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,38 @@ def grey(frames: np.ndarray) -> np.ndarray:
 
 
 def shift_between(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
-    """How far the picture b [H, W] has moved down and right against a, in whole pixels, by phase correlation."""
+    """How far the ground of the picture b [H, W] has moved down and right against a, in whole pixels.
+
+    Of the highest peaks of the phase correlation, and no shift at all, the one that leaves the least median difference:
+    a large object has a peak of its own.
+    """
     window = np.hanning(a.shape[0])[:, None] * np.hanning(a.shape[1])[None, :]
     fa, fb = (np.fft.rfft2((x - x.mean()) * window) for x in (a, b))
     cross = fb * fa.conj()
-    peak = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), s=a.shape)
-    down, right = np.unravel_index(int(peak.argmax()), a.shape)
-    wrapped = [int(v) - n if v > n // 2 else int(v) for v, n in zip((down, right), a.shape, strict=True)]
-    return wrapped[0], wrapped[1]
+    peaks = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), s=a.shape).ravel()
+    places = np.unravel_index(np.argpartition(-peaks, PEAKS)[:PEAKS], a.shape)
+    down, right = (np.where(v > n // 2, v - n, v).tolist() for v, n in zip(places, a.shape, strict=True))
+    shifts = [(0, 0), *zip(down, right, strict=True)]
+    return min(shifts, key=lambda shift: float(np.median(np.abs(_apart(a, b, shift)))))
+
+
+def _apart(a: np.ndarray, b: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    """b - a where a is moved down and right, in the part of b that a shows; a shift out of the picture leaves 1."""
+    (down, right), (h, w) = shift, a.shape
+    if abs(down) > h // 2 or abs(right) > w // 2:
+        return np.ones((1, 1), np.float32)
+    part = b[max(0, down) : h + min(0, down), max(0, right) : w + min(0, right)]
+    return part - a[max(0, -down) : h + min(0, -down), max(0, -right) : w + min(0, -right)]
 
 
 def motion(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How much each place of b [H, W] differs from a beyond the shift of the whole picture: float32 [H, W]; places that
-    a does not show are 0."""
+    """How much each place of b [H, W] differs from a beyond the shift of the ground: float32 [H, W]; places that a does
+    not show are 0."""
     down, right = shift_between(a, b)
-    moved = np.abs(np.roll(a, (down, right), (0, 1)) - b)
-    rows, columns = np.arange(b.shape[0]) - down, np.arange(b.shape[1]) - right
-    inside = ((rows >= 0) & (rows < b.shape[0]))[:, None] & ((columns >= 0) & (columns < b.shape[1]))[None, :]
-    return np.where(inside, moved, 0).astype(np.float32)
+    out, (h, w) = np.zeros(b.shape, np.float32), b.shape
+    inside = out[max(0, down) : h + min(0, down), max(0, right) : w + min(0, right)]
+    inside[:] = np.abs(_apart(a, b, (down, right)))
+    return out
 
 
 def moving_box(
@@ -150,8 +165,19 @@ def _step(
         scores = scores - 1e-3 * np.hypot(down, right) / cells - 1e-3 * abs(scale - 1)
         k = int(scores.argmax())
         if scores[k] > best + 1e-4:
-            best, found = float(scores[k]), (top + float(down[k]) * unit, left + float(right[k]) * unit, side)
+            y, x = _peak(scores.reshape(2 * cells + 1, -1), k)
+            best, found = float(scores[k]), (top + (y - cells) * unit, left + (x - cells) * unit, side)
     return found, best
+
+
+def _peak(scores: np.ndarray, k: int) -> tuple[float, float]:
+    """Row and column of the highest score, entry k of [h, w], by a parabola through its neighbours."""
+    place = np.unravel_index(k, scores.shape)
+    fine = []
+    for line, at in ((scores[:, place[1]], int(place[0])), (scores[place[0]], int(place[1]))):
+        bend = 2 * line[at] - line[at - 1] - line[at + 1] if 0 < at < len(line) - 1 else 0.0
+        fine.append(at + (float((line[at + 1] - line[at - 1]) / (2 * bend)) if bend > 1e-6 else 0.0))
+    return fine[0], fine[1]
 
 
 def overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
@@ -170,6 +196,7 @@ def find_tracks(
     share: float = 0.5,
     least_match: float = 0.5,
     least_return: float = 0.5,
+    least_texture: float = 0.04,
 ) -> list[Track]:
     """Tracks of what moves in a clip.
 
@@ -180,6 +207,7 @@ def find_tracks(
         gap: frames between the two pictures that motion is found from.
         share: side of a box as a share of the shorter side.
         least_match, least_return: least correlation of a step, and least overlap on the way back.
+        least_texture: least standard deviation of the first view's brightness, of 1; plain ground is no object.
     """
     light = grey(frames)
     span = min(span, len(light) - 1)
@@ -189,7 +217,7 @@ def find_tracks(
     tracks = []
     for start in np.unique(np.linspace(0, len(light) - 1 - span, most).round().astype(int)).tolist():
         box = moving_box(light[start + gap], light[start], share)
-        if box is None:
+        if box is None or _patch(light[start], *box, PATCH).std() < least_texture:
             continue
         part = light[start : start + span + 1]
         boxes, match = follow(part, box)

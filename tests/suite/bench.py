@@ -86,8 +86,10 @@ TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "loca
 TOY |= {"blur": 0.0, "solarize": 0.0}
 
 TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}, "simmim": {"noise": 0.2}}
+TOY_PICTURES |= {"transitive_invariance": {"tint": 0.0, "noise": 0.2}}
 """More noise where random features of a transformer read the pattern too well to be beaten soon. Features of a moving
-target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views."""
+target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views. The
+tint also tells the two views of a track."""
 
 
 def toy_settings(entry) -> dict:
