@@ -74,7 +74,7 @@ def batch_of(method, data, step=0, epoch=0):
     return data.batch(rows, keys), Draws(0, epoch, step, keys)
 
 
-# --- the graph ----------------------------------------------------------------------------------------------------------
+# --- the graph --------------------------------------------------------------------------------------------------------
 def test_every_edge_is_composed_and_every_picture_has_its_track(data):
     p = prepared(data).prepared
     kinds = torch.bincount(p["pairs"][:, 2], minlength=4).tolist()
@@ -125,7 +125,7 @@ def test_patches_lie_in_their_cells(data):
     assert torch.allclose(views["other"].mean((1, 2, 3)), place * 20 / 255, atol=0.01)
 
 
-# --- tracks as folders --------------------------------------------------------------------------------------------------
+# --- tracks as folders ------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
     """Two films of four tracks; the third picture of a track is its end, the one between is not used."""
@@ -159,7 +159,7 @@ def test_tracks_need_two_pictures_of_an_object(data, tmp_path):
         prepared(single, tracks="folders")
 
 
-# --- batches and views --------------------------------------------------------------------------------------------------
+# --- batches and views ------------------------------------------------------------------------------------------------
 def test_batches_are_pairs_of_the_graph_and_epochs_go_on(data):
     method = prepared(data)
     pairs = method.prepared["pairs"][:, :2] % N
@@ -213,7 +213,7 @@ def test_pictures_in_any_order_are_pairs_of_their_own(data):
     assert not torch.allclose(views["view1"], views["view2"])
 
 
-# --- the loss -----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 def test_the_loss_is_that_of_its_parts_and_linked_rows_are_no_negatives(data):
     method = prepared(data, margin=1.9, negatives=5).double()
     method.progress = 1.0
