@@ -1,6 +1,6 @@
 """Tracks of moving objects in video, without any learned part: two views of one object, mined from each clip.
 
-    mine_tracks("clips/", "tracks/")      # tracks/VIDEO#000/0.png and 1.png: an object, and the same some frames later
+    tracks("clips/", "tracks/")      # tracks/VIDEO#000/0.png and 1.png: an object, and the same some frames later
 
 1. A box is put where a clip moves most against its background: the shift of the whole picture between two frames is
    found by phase correlation and taken away, and the square window whose mean difference stands out most is taken.
@@ -25,6 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from eyespot.errors import MissingExtra, UserError
+from eyespot.options import TracksOptions
 from eyespot.runs import write_json
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -214,7 +215,7 @@ def find_tracks(
     if span < LEAST_FRAMES:
         return []
     gap = max(1, min(gap, len(light) - 1))
-    tracks = []
+    found = []
     for start in np.unique(np.linspace(0, len(light) - 1 - span, most).round().astype(int)).tolist():
         box = moving_box(light[start + gap], light[start], share)
         if box is None or _patch(light[start], *box, PATCH).std() < least_texture:
@@ -226,8 +227,8 @@ def find_tracks(
         back, _ = follow(part[::-1], boxes[-1])
         returned = overlap(box, back[-1])
         if returned >= least_return:
-            tracks.append(Track(start, start + span, box, boxes[-1], returned, match))
-    return tracks
+            found.append(Track(start, start + span, box, boxes[-1], returned, match))
+    return found
 
 
 def _inside(box: tuple[float, float, float], size: tuple[int, ...]) -> bool:
@@ -252,7 +253,7 @@ def read_frames(path: str | Path) -> np.ndarray:
         UserError: the file is no video that can be decoded.
     """
     try:
-        import av
+        import av  # type: ignore[import-not-found]
     except ModuleNotFoundError as error:
         raise MissingExtra("av", "video", "Reading video") from error
     try:
@@ -277,8 +278,15 @@ def video_files(path: str | Path) -> list[Path]:
     return files
 
 
-def mine_tracks(
-    videos: str | Path, out: str | Path, *, same: Literal["file", "folder"] = "file", **settings: Any
+def tracks(
+    videos: Any,
+    out: Any,
+    *,
+    span: int = 30,
+    per_clip: int = 1,
+    same: Literal["file", "folder"] = "file",
+    size: float = 0.5,
+    least_match: float = 0.5,
 ) -> dict[str, Any]:
     """Mine tracks from video files into a folder that `transitive_invariance` reads with `tracks=folders`.
 
@@ -286,24 +294,25 @@ def mine_tracks(
         videos: a folder of video files, searched in depth, or one file.
         out: new folder; OUT/VIDEO#NUMBER/0.png and 1.png are the two views of a track, OUT/tracks.json says where they
             come from.
+        span, per_clip, size, least_match: as `span`, `most`, `share` and `least_match` of `find_tracks`.
         same: what counts as one video, whose tracks are never linked with each other: a file, or all clips of a folder.
-        settings: see `find_tracks`.
 
     Returns:
-        {"clips", "tracks", "bad": {path: reason}}.
+        {"out", "clips", "tracks", "bad": {path: reason}}.
 
     Raises:
         UserError: there are no videos, `out` is there already, or no object was found in any clip.
     """
-    root, folder, files = Path(videos).expanduser(), Path(out), video_files(videos)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose another folder for the tracks.")
+    TracksOptions(videos=videos, out=out, span=span, per_clip=per_clip, same=same, size=size, least_match=least_match)
+    root, folder, files = Path(videos).expanduser(), Path(out).expanduser(), video_files(videos)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; choose another one for the tracks.")
     records: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
     numbers: dict[str, int] = {}
     for path, frames in _clips(files, bad):
         name = _video_name(path, root, same)
-        for track in find_tracks(frames, **settings):
+        for track in find_tracks(frames, span=span, most=per_clip, share=size, least_match=least_match):
             number = numbers[name] = numbers.get(name, -1) + 1
             place = folder / f"{name}#{number:03d}"
             place.mkdir(parents=True)
@@ -313,7 +322,7 @@ def mine_tracks(
     if not records:
         raise UserError(f"Nothing that moves was followed in {len(files)} clips of {videos}; lower least_match.")
     write_json(folder / "tracks.json", {"version": 1, "tracks": records, "bad": bad})
-    return {"clips": len(files), "tracks": len(records), "bad": bad}
+    return {"out": str(folder), "clips": len(files), "tracks": len(records), "bad": bad}
 
 
 def _clips(files: list[Path], bad: dict[str, str]) -> Iterator[tuple[Path, np.ndarray]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eyespot.data import tracks
 from eyespot.data.sources import open_source
-from eyespot.data.tracks import find_tracks, follow, mine_tracks, motion, moving_box, overlap, shift_between
+from eyespot.data.tracks import find_tracks, follow, motion, moving_box, overlap, shift_between
 from eyespot.errors import MissingExtra, UserError
 
 
@@ -108,7 +108,7 @@ def videos(tmp_path, monkeypatch):
 
 def test_a_folder_of_tracks(videos, tmp_path):
     out = tmp_path / "tracks"
-    found = mine_tracks(videos, out, span=10, share=20 / 64)
+    found = tracks.tracks(videos, out, span=10, size=20 / 64)
     assert found["clips"] == 4 and found["tracks"] == 3 and list(found["bad"]) == [str(videos / "b" / "broken.mp4")]
     assert sorted(p.name for p in out.iterdir()) == ["a_x_1#000", "a_y#000", "b_z#000", "tracks.json"]
     record = json.loads((out / "tracks.json").read_text())["tracks"][0]
@@ -116,23 +116,23 @@ def test_a_folder_of_tracks(videos, tmp_path):
     assert Image.open(out / "a_y#000" / "1.png").size[0] == Image.open(out / "a_y#000" / "1.png").size[1]
     source = open_source(out)
     assert len(source) == 6 and len(source.class_names) == 3
-    with pytest.raises(UserError, match="not empty"):
-        mine_tracks(videos, out)
+    with pytest.raises(UserError, match="not an empty"):
+        tracks.tracks(videos, out)
 
 
 def test_all_clips_of_a_folder_as_one_video(videos, tmp_path):
-    mine_tracks(videos, tmp_path / "t", same="folder", span=10, share=20 / 64)
+    tracks.tracks(videos, tmp_path / "t", same="folder", span=10, size=20 / 64)
     assert sorted(p.name for p in (tmp_path / "t").glob("*#*")) == ["a#000", "a#001", "b#000"]
 
 
 def test_mistakes_are_named(videos, tmp_path):
     with pytest.raises(UserError, match="no path"):
-        mine_tracks(tmp_path / "nothing", tmp_path / "t")
+        tracks.tracks(tmp_path / "nothing", tmp_path / "t")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no video"):
-        mine_tracks(tmp_path / "empty", tmp_path / "t")
+        tracks.tracks(tmp_path / "empty", tmp_path / "t")
     with pytest.raises(UserError, match="Nothing that moves"):
-        mine_tracks(videos, tmp_path / "t", least_match=2.0)
+        tracks.tracks(videos, tmp_path / "t", least_match=1.0)
 
 
 def test_reading_real_clips(shared_data, tmp_path):

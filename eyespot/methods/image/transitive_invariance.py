@@ -10,7 +10,7 @@ are pairs that differ in pose and in instance at once. A pair (x, x+) is trained
 Before training a small network learns to tell where one patch lies from another (`features="context"`); objects that
 are among each other's nearest neighbours by its features are linked. Rows that the graph links are never negatives of
 one another. `tracks="warp"` takes each picture as an object and a strong change of pose and light as its other view;
-`tracks="folders"` reads tracks that `eyespot.data.tracks` mined from video: one folder an object.
+`tracks="folders"` reads what `eyespot tracks` mined from video: one folder an object.
 
 Paper and code: no code of this paper is public; the loss is that of its predecessor (caffe-video_triplet), whose margin
 is 1 where the paper has 0.5, and which has no graph. The paper groups objects by k-means and links inside a cluster;
@@ -355,7 +355,7 @@ def _tracks(data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The object of each picture, int64 [n], by its label, and each object's first and last picture, int64 [m]."""
     labels = data.labels
     if labels is None or (labels < 0).any():
-        raise UserError("tracks=folders needs a folder an object; use the output of mine_tracks, or tracks=warp.")
+        raise UserError("tracks=folders needs a folder an object; use what eyespot tracks wrote, or tracks=warp.")
     _, first, thing = np.unique(labels, return_index=True, return_inverse=True)
     last = len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1]
     if (first == last).all():
