@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from eyespot.data.tracks import tracks as tracks
     from eyespot.evaluate.compare import compare as compare
     from eyespot.evaluate.embed import embed as embed
     from eyespot.evaluate.evaluate import evaluate as evaluate
@@ -39,6 +40,7 @@ PUBLIC = {
     "reproduce": "eyespot.reproduce",
     "estimate": "eyespot.train.estimate:estimate",
     "doctor": "eyespot.health:doctor",
+    "tracks": "eyespot.data.tracks:tracks",
     "backbone": "eyespot.nets.backbones:backbone",
     "Run": "eyespot.runs:Run",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "methods",
     "pretrain",
     "reproduce",
+    "tracks",
 ]
 
 

@@ -295,6 +295,22 @@ def _estimate(given: dict[str, Any]) -> None:
         pages.console().print(pages.estimate(found))
 
 
+def _tracks(given: dict[str, Any]) -> None:
+    as_json = given.pop("json")
+    build(options.TracksOptions, **given)
+    from eyespot.data.tracks import tracks
+
+    found = _call(tracks, options.TracksOptions, given)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    for path, reason in found["bad"].items():
+        print(f"not read: {path}: {reason}")
+    print(f"{found['tracks']} tracks from {found['clips']} clips in {found['out']}")
+    data = shlex.quote(found["out"])
+    print(f"next     eyespot pretrain transitive_invariance --set tracks=folders --data {data} --out DIR")
+
+
 def _doctor(given: dict[str, Any]) -> None:
     as_json = given.pop("json")
     chosen = build(options.DoctorOptions, **given)
@@ -340,6 +356,7 @@ COMMANDS = {
     "export": Command(options.ExportOptions, _export, (JSON,)),
     "methods": Command(options.MethodsOptions, _methods, (JSON,)),
     "estimate": Command(options.EstimateOptions, _estimate, (JSON,)),
+    "tracks": Command(options.TracksOptions, _tracks, (JSON,)),
     "doctor": Command(options.DoctorOptions, _doctor, (JSON,)),
     "reproduce": Command(options.ReproduceOptions, _reproduce, (JSON,)),
     "demo": Command(options.DemoOptions, _demo),

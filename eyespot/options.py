@@ -135,6 +135,26 @@ class DoctorOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracksOptions(Options):
+    """Mine tracks of moving objects from video: a folder with two pictures of each object."""
+
+    videos: Any = dataclasses.field(kw_only=False)
+    """Folder of video files, searched in depth, or one file."""
+    out: Any
+    """New folder of the tracks."""
+    span: int = option(30, low=4)
+    """Frames from the first picture of an object to the second; shorter clips take what there is."""
+    per_clip: int = option(1, low=1)
+    """Most tracks a clip; they begin at evenly spaced frames."""
+    same: Literal["file", "folder"] = "file"
+    """What counts as one video, whose tracks are never linked with each other: a file, or all clips of a folder."""
+    size: float = option(0.5, above=0, high=1.0)
+    """Side of an object's box as a share of the shorter side."""
+    least_match: float = option(0.5, low=-1.0, high=1.0)
+    """Least correlation of a box from one frame to the next; below it a track is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureOptions(DataOptions):
     """What is measured, and against which masks."""
 

@@ -2,6 +2,7 @@
 
 views.png         pictures and what the method makes of them: the positive pairs as the network sees them
 neighbours.png    nearest neighbours of 16 pictures among 256, by random weights and by the trained ones
+mined.png         for methods that mine pairs before training (`mined`): some of them, side by side
 segments.png      for methods that divide pictures into groups (`segments`): which group wins where
 """
 
@@ -59,6 +60,8 @@ def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, see
     if seen:
         columns = [("picture", pictures), *seen[:MOST_VIEWS]]
         files.append(save(grid([name for name, _ in columns], [values for _, values in columns]), out / "views.png"))
+    if callable(getattr(host, "mined", None)) and (mined := host.mined(data, SHOWN)):
+        files.append(save(grid(list(mined), list(mined.values())), out / "mined.png"))
     if callable(getattr(host, "segments", None)):
         files.append(save(segments_picture(host, pictures), out / "segments.png"))
     net = host.backbone

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from eyespot.data.graph import adjacency, transitive_pairs
 from eyespot.data.loader import Data
 from eyespot.draws import Draws, bits_numpy
 from eyespot.methods import catalog
@@ -86,8 +87,10 @@ TOY = {"momentum": 0.9, "queue": 256, "queue_size": 256, "prototypes": 32, "loca
 TOY |= {"blur": 0.0, "solarize": 0.0}
 
 TOY_PICTURES = {"i_jepa": {"tint": 0.0, "noise": 0.8}, "simmim": {"noise": 0.2}}
+TOY_PICTURES |= {"transitive_invariance": {"tint": 0.0, "noise": 0.2}}
 """More noise where random features of a transformer read the pattern too well to be beaten soon. Features of a moving
-target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views."""
+target keep what a context predicts best: that is the tint where there is one, as nothing recolours I-JEPA's views. The
+tint also tells the two views of a track."""
 
 
 def toy_settings(entry) -> dict:
@@ -123,7 +126,7 @@ def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5
     given = {f.name: SMALL[f.name] for f in fields} | own if small else toy_settings(entry)
     given |= plugin_settings(plugins)
     method = build_method(name, entry.kind, body, given, info, SIDE, plugins)
-    method.prepared = prepared(name, data)
+    method.prepared = pair_graph(len(data)) if name == "transitive_invariance" and small else prepared(name, data)
     return method
 
 
@@ -133,6 +136,14 @@ def prepared(name: str, data: Data) -> dict[str, torch.Tensor]:
         return {}
     cluster = bits_numpy(0, "cluster", 0, np.arange(len(data)), 1)[:, 0] % np.uint64(8)
     return {"cluster": torch.from_numpy(cluster.astype(np.int64))}
+
+
+def pair_graph(n: int) -> dict[str, torch.Tensor]:
+    """Stands for mined pairs: picture i is linked with picture i + 10."""
+    edges = np.stack([np.arange(n - 10), np.arange(10, n)], 1)
+    nodes = np.arange(n)
+    graph = {"pairs": transitive_pairs(edges, nodes + n, nodes), "object": nodes, "edges": edges}
+    return {k: torch.from_numpy(v) for k, v in (graph | {"adjacent": adjacency(edges, n)}).items()}
 
 
 def plan_of(method, data: Data, batch: int = 8, steps: int = 20, **changes) -> Plan:

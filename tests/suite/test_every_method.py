@@ -137,6 +137,7 @@ def folder(tmp_path_factory):
 
 # what a run on 48 pictures in batches of 12 needs
 SETTINGS = {"g_simclr": {"autoencoder_epochs": 0.5}, "w_mse": {"out": 4}}
+SETTINGS |= {"transitive_invariance": {"features": "pixels"}}
 
 
 def start(name, folder, out, **changes):
