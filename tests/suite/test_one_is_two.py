@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import COMPOSITIONS, names
 from processes import run_processes
 
+pytestmark = pytest.mark.xdist_group("one is two")  # one worker: the jobs below are started once
 JOB = Path(__file__).parent / "two_processes.py"
 
 
