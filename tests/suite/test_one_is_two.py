@@ -21,7 +21,7 @@ def results(tmp_path_factory):
     """Both jobs, all methods: processes are started once, because importing costs more than training."""
     folder = tmp_path_factory.mktemp("processes")
     for world in (1, 2):
-        run_processes(JOB, [str(folder), *names(), *COMPOSITIONS], world, folder)
+        run_processes(JOB, [str(folder), *names(), *COMPOSITIONS], world, folder, timeout=1800)
     return folder
 
 
