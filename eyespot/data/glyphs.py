@@ -3,8 +3,8 @@ built-in data `glyphs:PATH`.
 
 Few places of the picture hold all that tells the classes apart: a test of methods that weigh regions. Every picture of
 PATH is the background of one sample, brought to 32 px. One of 20 marks of 8 x 8 pixels, black and white, alike when
-mirrored, lies on it. Mark and place are pure functions of (seed, number of
-samples, sample), so that training and test pictures do not share them.
+mirrored, lies on it. Mark and place are pure functions of (seed, number of samples, sample), so that two sets do not
+share them unless they are of one size.
 
     >>> pictures = open_source("glyphs:cifar10/train.parquet")
     >>> pictures.load(0).shape, pictures.labels[0], pictures.box(0)      # [3, 32, 32] uint8, class, (top, left, size)
@@ -13,19 +13,17 @@ samples, sample), so that training and test pictures do not share them.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from eyespot.data.decode import BadFile, apply_plan
-from eyespot.data.sources import Shape, Source
+from eyespot.data.made import MadeSource, resized
+from eyespot.data.sources import Source
 from eyespot.draws import Draws
 
 NAME = "glyphs"
-CLASSES, GLYPH, SIDE, CHANNELS = 20, 8, 32, 3
+CLASSES, GLYPH, SIDE = 20, 8, 32
 """Number of marks; pixels: side of a mark and of a picture."""
 
 
@@ -46,7 +44,7 @@ def glyphs() -> Tensor:
     return 255 * torch.cat([left, left.flip(-1)], -1)
 
 
-class GlyphSource(Source):
+class GlyphSource(MadeSource):
     """Pictures of `source` with a mark each.
 
     Args:
@@ -54,11 +52,12 @@ class GlyphSource(Source):
         seed: of marks and places.
     """
 
+    side = SIDE
     labels: np.ndarray
     class_names = tuple(f"glyph{k:02d}" for k in range(CLASSES))
 
     def __init__(self, source: Source, seed: int = 0):
-        self.source, self.name, self.threads = source, f"{NAME}:{source.name}", source.threads
+        super().__init__(NAME, source)
         draws = Draws(seed, index=np.arange(len(source)), prefix=f"{NAME}{len(source)}/")
         self.labels = np.floor(draws.uniform64("class", 1)[:, 0] * CLASSES).astype(np.int64)
         self.places = np.floor(draws.uniform64("place", 2) * (SIDE - GLYPH + 1)).astype(np.int64)
@@ -66,35 +65,15 @@ class GlyphSource(Source):
     def __len__(self) -> int:
         return len(self.source)
 
-    def path(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
-    def prepare(self) -> None:
-        self.source.prepare()
-
-    def shape(self, i: int) -> Shape:
-        return CHANNELS, SIDE, SIDE, False
-
     def box(self, i: int) -> tuple[int, int, int]:
         """(top, left, side) of the mark in pixels."""
         return int(self.places[i, 0]), int(self.places[i, 1]), GLYPH
 
-    def load(self, i: int, *, channels: int | None = None, plan: dict[str, Any] | None = None) -> Tensor:
-        if channels not in (None, CHANNELS):
-            raise BadFile(self.path(i), f"has {CHANNELS} channels where {channels} are asked for")
-        picture = _background(self.source.load(i, channels=CHANNELS))
+    def draw(self, i: int) -> Tensor:
+        picture = resized(self.source.load(i, channels=3), SIDE)
         top, left, side = self.box(i)
         picture[:, top : top + side, left : left + side] = glyphs()[self.labels[i]]
-        return apply_plan(picture, plan)
-
-
-def _background(picture: Tensor) -> Tensor:
-    """A picture [3, H, W] as uint8 [3, SIDE, SIDE], a copy."""
-    if picture.dtype == torch.uint8 and picture.shape[1:] == (SIDE, SIDE):
-        return picture.clone()
-    pixels = picture.float() * (1 if picture.dtype == torch.uint8 else 255)
-    sized = functional.interpolate(pixels[None], (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
-    return sized[0].round().clamp(0, 255).to(torch.uint8)
+        return picture
 
 
 def open_glyphs(

@@ -13,15 +13,12 @@ Every picture is used once, so n pictures give n // 4 scenes. All draws are pure
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from eyespot.data.decode import BadFile, apply_plan
-from eyespot.data.sources import Shape, Source
+from eyespot.data.made import CHANNELS, MadeSource, resized
+from eyespot.data.sources import Source
 from eyespot.draws import Draws, epoch_permutation
 from eyespot.errors import UserError
 
@@ -29,10 +26,9 @@ NAME = "mosaic"
 CELL, TILE, SHIFT = 32, 40, 4
 """Pixels: side of a cell, of a picture in it, and the most that a picture lies beside its middle."""
 SIDE = 2 * CELL
-CHANNELS = 3
 
 
-class MosaicSource(Source):
+class MosaicSource(MadeSource):
     """Scenes of four pictures.
 
     Args:
@@ -47,6 +43,8 @@ class MosaicSource(Source):
         UserError: there are no labels, or fewer than four pictures.
     """
 
+    side = SIDE
+
     def __init__(self, source: Source, seed: int = 0):
         known = np.flatnonzero(source.labels >= 0) if source.labels is not None else np.zeros(0, np.int64)
         if len(known) < 4:
@@ -54,22 +52,14 @@ class MosaicSource(Source):
                 f"Mosaics are made of four labelled pictures each and '{source.name}' has {len(known)}; give labelled "
                 "pictures after 'mosaic:'."
             )
-        self.source, self.seed, self.name, self.threads = source, seed, f"{NAME}:{source.name}", source.threads
+        super().__init__(NAME, source)
+        self.seed = seed
         order = known[epoch_permutation(seed, 0, len(known), NAME)]
         self.rows = order[: len(order) // 4 * 4].reshape(-1, 4)
         self.mask_names = source.class_names
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def path(self, i: int) -> str:
-        return f"{self.name}#{i}"
-
-    def prepare(self) -> None:
-        self.source.prepare()
-
-    def shape(self, i: int) -> Shape:
-        return CHANNELS, SIDE, SIDE, False
 
     def places(self, i: int) -> list[tuple[int, int, int]]:
         """(tile, top, left) of the four pictures, in the order in which they are laid; may begin outside."""
@@ -83,14 +73,12 @@ class MosaicSource(Source):
             for k in order
         ]
 
-    def load(self, i: int, *, channels: int | None = None, plan: dict[str, Any] | None = None) -> Tensor:
-        if channels not in (None, CHANNELS):
-            raise BadFile(self.path(i), f"has {CHANNELS} channels where {channels} are asked for")
+    def draw(self, i: int) -> Tensor:
         scene = torch.zeros(CHANNELS, SIDE, SIDE, dtype=torch.uint8)
         for tile, top, left in self.places(i):
             y, x, inside = _window(top, left)
             scene[:, y, x] = _tile(self.source.load(int(self.rows[i, tile]), channels=CHANNELS))[inside]
-        return apply_plan(scene, plan)
+        return scene
 
     def mask(self, i: int) -> Tensor:
         """The class of every pixel, int64 [64, 64]."""
@@ -110,12 +98,9 @@ def _window(top: int, left: int) -> tuple[slice, slice, tuple[slice, slice, slic
 
 def _tile(picture: Tensor) -> Tensor:
     """The middle of a picture [3, H, W] as uint8 [3, TILE, TILE]."""
-    pixels = picture.float() * (1 if picture.dtype == torch.uint8 else 255)
-    side = min(pixels.shape[-2:])
-    top, left = ((n - side) // 2 for n in pixels.shape[-2:])
-    square = pixels[None, :, top : top + side, left : left + side]
-    sized = functional.interpolate(square, (TILE, TILE), mode="bilinear", antialias=True, align_corners=False)
-    return sized[0].round().clamp(0, 255).to(torch.uint8)
+    side = min(picture.shape[-2:])
+    top, left = ((n - side) // 2 for n in picture.shape[-2:])
+    return resized(picture[:, top : top + side, left : left + side], TILE)
 
 
 def open_mosaic(

@@ -253,14 +253,15 @@ def read_frames(path: str | Path) -> np.ndarray:
         UserError: the file is no video that can be decoded.
     """
     try:
-        import av  # type: ignore[import-not-found]
+        import av
+        from av.error import FFmpegError
     except ModuleNotFoundError as error:
         raise MissingExtra("av", "video", "Reading video") from error
     try:
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "NONE"
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.error.FFmpegError, IndexError, OSError) as error:
+    except (FFmpegError, IndexError, OSError) as error:
         raise UserError(f"{path} cannot be decoded as video ({error}); remove it or convert it to MP4.") from error
     if not frames:
         raise UserError(f"{path} holds no frames; remove it.")

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from cmd_parts import random_encoded
+
 from eyespot.losses.regions import matched_tokens, regions_across_views
-
-
-def random_encoded(large=2, local=2, n=3, t=4, u=2, k=7, d=5, seed=0):
-    g = torch.Generator().manual_seed(seed)
-
-    def random(*shape):
-        return torch.randn(*shape, dtype=torch.float64, generator=g)
-
-    return {
-        "student": random(large + local, n, k),
-        "regions": random(large, n, t, k),
-        "tokens": random(large, n, t, d),
-        "local_regions": random(local, n, u, k),
-        "local_tokens": random(local, n, u, d),
-        "teacher": random(large, n, k),
-        "teacher_regions": random(large, n, t, k),
-        "teacher_tokens": random(large, n, t, d),
-    }
 
 
 def softmax(row):
