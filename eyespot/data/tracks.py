@@ -320,6 +320,10 @@ def tracks(
             for k, (at, box) in enumerate(((track.start, track.box), (track.end, track.last))):
                 cut_out(frames[at], box).save(place / f"{k}.png")
             records.append({"folder": place.name, "clip": str(path), **asdict(track)})
+    if len(bad) == len(files):
+        raise UserError(
+            f"None of the {len(files)} clips of {videos} can be read; the first: {next(iter(bad.values()))}"
+        )
     if not records:
         raise UserError(f"Nothing that moves was followed in {len(files)} clips of {videos}; lower least_match.")
     write_json(folder / "tracks.json", {"version": 1, "tracks": records, "bad": bad})

@@ -150,6 +150,14 @@ def test_reading_real_clips(shared_data, tmp_path):
         tracks.read_frames(bad)
 
 
+def test_clips_that_are_all_broken_are_told(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"None of the 1 clips .* cannot be decoded as video"):
+        tracks.tracks(tmp_path, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
 def test_without_the_extra_the_error_names_it(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=r"eyespot\[video\]"):
