@@ -78,7 +78,7 @@ class AudioBackbone(Backbone):
         """Normalised log-mel frames [B, T, bands] of waveforms [B, S]."""
         if x.dim() != 2 or not x.is_floating_point():
             raise UserError(f"Waveforms are floats [B, S], not {x.dtype} of shape {tuple(x.shape)}.")
-        frames = log_mel(x.float(), RATE, self.bands)
+        frames = log_mel(x if x.dtype == torch.float64 else x.float(), RATE, self.bands)
         return ((frames - self.mean.view(1, 1, 1)) / self.std.view(1, 1, 1)).to(x.dtype)
 
     def features(self, x: Tensor) -> Tensor:
