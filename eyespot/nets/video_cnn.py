@@ -1,9 +1,9 @@
 """Convolutional nets of clips: normalised [B, C, T, H, W] to a volume [B, D, t, h, w]. Widths can be chosen.
 
-    R3D          3x3x3 residual blocks, or each convolution as 1x3x3 and 3x1x1 (R(2+1)D)      Tran et al., CVPR 2018
-    SlowR3D      bottlenecks, 3 frames deep in the last two stages alone: CVRL's R3D-50       Feichtenhofer et al. 2019
-    S3D          Inception modules of separable convolutions, with self gating (S3D-G)        Xie et al., ECCV 2018
-    LightC3D     one 3x3x3 convolution a stage, no batch norm                                 Tran et al., ICCV 2015
+R3D          3x3x3 residual blocks, or each convolution as 1x3x3 and 3x1x1 (R(2+1)D)      Tran et al., CVPR 2018
+SlowR3D      bottlenecks, 3 frames deep in the last two stages alone: CVRL's R3D-50       Feichtenhofer et al. 2019
+S3D          Inception modules of separable convolutions, with self gating (S3D-G)        Xie et al., ECCV 2018
+LightC3D     one 3x3x3 convolution a stage, no batch norm                                 Tran et al., ICCV 2015
 """
 
 from __future__ import annotations
@@ -76,9 +76,7 @@ class R3D(nn.Module):
         factored: R(2+1)D's halves of every convolution.
     """
 
-    def __init__(
-        self, channels: int, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1), factored: bool = False
-    ):
+    def __init__(self, channels: int, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1, 1), factored: bool = False):
         super().__init__()
         _check(width, blocks)
         if factored:
@@ -240,20 +238,23 @@ class S3D(nn.Module):
 # --- C3D --------------------------------------------------------------------------------------------------------------
 class LightC3D(nn.Module):
     """The light C3D of motion and appearance statistics: five 3x3x3 convolutions without batch norm, pooling 1x2x2 and
-    four times 2x2x2 (Wang et al., CVPR 2019). 16 frames of 112 px become a volume of 1 x 4 x 4.
+    four times 2x2x2 (Wang et al., CVPR 2019). 16 frames become one; 56 px become 4 x 4 places, and with five halvings
+    112 px do.
 
     Args:
         channels: of a frame.
         width: of the first convolution (64 in the paper); the others have 2, 4, 4, 4 times as many.
+        halvings: how many of the five poolings halve the sides (5 in the paper, for 112 px); the others only the time.
         std: of the normal weights (0.01 in the paper, for pixels of 0..255); None is He's.
     """
 
-    def __init__(self, channels: int, width: int = 16, std: float | None = None):
+    def __init__(self, channels: int, width: int = 16, halvings: int = 4, std: float | None = None):
         super().__init__()
         _check(width, (1,))
         before, layers = channels, []
         for i, times in enumerate((1, 2, 4, 4, 4)):
-            pool = (1, 2, 2) if i == 0 else (2, 2, 2)
+            side = 2 if i < halvings else 1
+            pool = (1 if i == 0 else 2, side, side)
             layers += [conv(before, times * width, (3, 3, 3), bias=True), nn.ReLU(inplace=True)]
             layers.append(nn.MaxPool3d(pool, pool, ceil_mode=True))
             before = times * width
