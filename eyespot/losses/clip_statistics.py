@@ -34,6 +34,9 @@ APPEARANCE_NAMES = tuple(
     f"{p} {kind} {what}" for p in (1, 2, 3) for kind in ("most", "least") for what in ("block", "colour")
 )
 APPEARANCE_NAMES = (*APPEARANCE_NAMES, "colour")
+MOTION_MOST = (16, 8, 16, 8, 4, 8, 4, 8, 8, 8, 8, 8)
+"""The largest value of each motion label but the last two, which are frames."""
+APPEARANCE_MOST = (16, 8, 16, 8, 4, 8, 4, 8, 8, 8, 8, 8, 8)
 Colour = Literal["vote", "exact"]
 
 
@@ -134,8 +137,8 @@ def motion_statistics(flow: Tensor, maps: int | None = None) -> Tensor:
     """The 14 motion labels of clips: where motion boundaries are strongest, and where to they point.
 
     For each pattern and each of u and v: the block with the largest score (the sum of the magnitude, for rings the
-    mean) and the largest of eight directions in it; then the frame in which u, and the one in which v, moves most. A clip
-    without any motion has block and direction 0 in pattern 1.
+    mean) and the largest of eight directions in it; then the frame in which u, and the one in which v, moves most. A
+    clip without any motion has block and direction 0 in pattern 1.
 
     Args:
         flow: [B, N, 2, S, S], (u, v) in pixels; S is a multiple of 8.

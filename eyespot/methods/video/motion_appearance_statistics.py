@@ -14,9 +14,10 @@ labels; the weights 1 and 0.1 are those of their code of the journal version, wh
 whole numbers and are regressed as such. The dominant colour is the octant most pixels lie in, as the paper says;
 `colour=exact` takes the octant of the commonest exact colour, as the code does. Flow is found here and now, on
 the frames that were read, by Lucas and Kanade's method in place of TV-L1 (`flow=dis` or `farneback` by OpenCV); so a
-mirrored clip (`flip`, none in the code) has its own labels. Where nothing moves, the labels of pattern 1 are 0, as in the later
-code; the first one fails. Defaults are for small nets: 16 frames of 56 px in place of 112, AdamW in place of SGD, and
-the 4 x 4 places of the last map, which tell where, go through two layers of 256 in place of 2048.
+mirrored clip (`flip`, none in the code) has its own labels. Where nothing moves, the labels of pattern 1 are 0, as in
+the later code; the first one fails. Defaults are for small nets: 16 frames of 56 px in place of 112, AdamW in place of
+SGD, and the 4 x 4 places of the last map, which tell where, go through two layers of 256 in place of 2048. The heads
+begin at the middle of the range of each label.
 
     >>> method = MotionAppearanceStatistics(video_backbone("c3d_light", image_size=32, frames=16))
     >>> clips = torch.randint(0, 256, (2, 16, 3, 64, 86), dtype=torch.uint8)
@@ -32,11 +33,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyespot.draws import Draws
 from eyespot.errors import UserError
-from eyespot.losses.clip_statistics import APPEARANCE, MOTION, appearance_statistics, motion_statistics, partitions
+from eyespot.losses.clip_statistics import (
+    APPEARANCE_MOST,
+    MOTION_MOST,
+    appearance_statistics,
+    motion_statistics,
+    partitions,
+)
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
 from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
 from eyespot.methods.video.reading import random_window, short_side
@@ -102,8 +109,9 @@ class MotionAppearanceStatistics(Method):
         if c.appearance and self.info.channels != 3:
             raise UserError("The colours of a clip need 3 channels; set appearance=0 for grey ones.")
         widths = [PLACES**2 * backbone.embed_dim, c.hidden, c.hidden]
-        self.motion = mlp(*widths, MOTION, norm=None) if c.motion else None
-        self.appearance = mlp(*widths, APPEARANCE, norm=None) if c.appearance else None
+        frames = c.frames - 1
+        self.motion = _head(widths, (*MOTION_MOST, frames, frames)) if c.motion else None
+        self.appearance = _head(widths, APPEARANCE_MOST) if c.appearance else None
 
     def read(self, meta: dict[str, Any], draws: Draws) -> dict[str, Any]:
         c = self.config
@@ -153,6 +161,14 @@ class MotionAppearanceStatistics(Method):
         """Share of the variance of the labels, within the batch, that is explained; 0 when nothing is learned."""
         spread = labels.var(0, correction=0)
         self.watch = self.watch | {f"explained_{name}": 1 - error.mean() / spread.mean().clamp_min(1e-6)}
+
+
+def _head(widths: list[int], most: Sequence[int]) -> nn.Sequential:
+    """Regresses labels of 1..most each, and begins at their middle."""
+    head = mlp(*widths, len(most), norm=None)
+    with torch.no_grad():
+        head[-1].bias.copy_((torch.tensor(most) + 1) / 2)  # type: ignore[union-attr,operator]
+    return head
 
 
 def _bytes(clip: Tensor) -> Tensor:
