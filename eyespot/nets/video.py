@@ -13,7 +13,7 @@ the nets turn them behind the channels for themselves. Pixels are in [0, 1]; the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +34,7 @@ class VideoBackbone(Backbone):
 
     modality: ClassVar[str] = "video"
 
-    def __init__(self, net: nn.Module, *, frames: int = 8, **common: Any):
+    def __init__(self, net: nn.Module, *, frames: int = 16, **common: Any):
         if frames < 1:
             raise UserError(f"frames={frames} must be at least 1.")
         self.frames = frames
@@ -109,34 +109,51 @@ class VideoBackbone(Backbone):
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
-NETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "r3d_10": ("resnet", {"width": 16, "blocks": (1, 1, 1, 1)}),
-    "r3d_18": ("resnet", {"width": 64, "blocks": (2, 2, 2, 2)}),
-    "r3d_50": ("slow", {"width": 64, "blocks": (3, 4, 6, 3)}),
-    "r2plus1d_10": ("resnet", {"width": 16, "blocks": (1, 1, 1, 1), "factored": True}),
-    "r2plus1d_18": ("resnet", {"width": 64, "blocks": (2, 2, 2, 2), "factored": True}),
-    "s3dg": ("s3d", {"width": 0.25, "gating": True}),
-    "c3d_light": ("c3d", {"width": 16}),
-    "video_vit_nano": ("vit", {"dim": 64, "depth": 3, "heads": 2}),
-    "video_vit_micro": ("vit", {"dim": 128, "depth": 4, "heads": 4}),
-    "video_vit_small": ("vit", {"dim": 384, "depth": 12, "heads": 6}),
-    "video_vit_base": ("vit", {"dim": 768, "depth": 12, "heads": 12}),
+MODALITY = "video"
+NETS: dict[str, dict[str, Any]] = {
+    "r3d_10": {"width": 16, "blocks": (1, 1, 1, 1)},
+    "r3d_18": {"width": 64, "blocks": (2, 2, 2, 2)},
+    "r3d_50": {"width": 64, "blocks": (3, 4, 6, 3)},
+    "r2plus1d_10": {"width": 16, "blocks": (1, 1, 1, 1), "factored": True},
+    "r2plus1d_18": {"width": 64, "blocks": (2, 2, 2, 2), "factored": True},
+    "s3dg": {"width": 0.25, "gating": True},
+    "c3d_light": {"width": 16},
+    "video_vit_nano": {"dim": 64, "depth": 3, "heads": 2},
+    "video_vit_micro": {"dim": 128, "depth": 4, "heads": 4},
+    "video_vit_small": {"dim": 384, "depth": 12, "heads": 6},
+    "video_vit_base": {"dim": 768, "depth": 12, "heads": 12},
 }
-"""Kind of net and its arguments. Small ones run on one core: r3d_10 has a quarter of R3D's width and a block a stage,
-c3d_light a quarter of the paper's (`width=64`), s3dg too (`width=1`)."""
+"""The nets by name and their arguments. Small ones run on one core: r3d_10 has a quarter of R3D's width and a block a
+stage, c3d_light a quarter of the paper's (`width=64`), s3dg too (`width=1`)."""
 DEFAULT = "r3d_10"
+FRAMES = 16
 
 
-def _kinds() -> Mapping[str, Callable[..., nn.Module]]:
+def _kind(name: str) -> Callable[..., nn.Module]:
     from eyespot.nets import video_cnn, video_vit
 
-    cnn = video_cnn
-    return {"resnet": cnn.R3D, "slow": cnn.SlowR3D, "s3d": cnn.S3D, "c3d": cnn.LightC3D, "vit": video_vit.TubeletViT}
+    if name.startswith("video_vit"):
+        return video_vit.TubeletViT
+    special = {"r3d_50": video_cnn.SlowR3D, "s3dg": video_cnn.S3D, "c3d_light": video_cnn.LightC3D}
+    return special.get(name, video_cnn.R3D)
 
 
-def video_names() -> list[str]:
-    """Every name that `video_backbone` knows."""
-    return list(NETS)
+def build(name: str, pretrained: bool, options: dict[str, Any], common: dict[str, Any]) -> VideoBackbone:
+    """One of `NETS`; `options` change its arguments and `frames`, the length of a clip that it is tried on."""
+    if pretrained:
+        raise UserError(f"There are no pretrained weights of '{name}'; train it, or pass a module of your own.")
+    make, options = _kind(name), dict(options)
+    frames = int(options.pop("frames", FRAMES))
+    valid = [p for p in inspect.signature(make).parameters if p not in ("channels", "image_size")]
+    for option in options:
+        if option not in valid:
+            raise UserError(f"'{name}' has no option '{option}'; {nearest(option, [*valid, 'frames'])}")
+    # a description comes back from JSON with lists
+    arguments = NETS[name] | {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    sizes = {"image_size": common["image_size"], "frames": frames} if name.startswith("video_vit") else {}
+    return VideoBackbone(
+        make(common["channels"], **arguments, **sizes), name=name, frames=frames, options=options, **common
+    )
 
 
 def video_backbone(
@@ -144,8 +161,6 @@ def video_backbone(
     *,
     channels: int = 3,
     image_size: int = 56,
-    frames: int = 8,
-    pretrained: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     **options: Any,
@@ -154,36 +169,21 @@ def video_backbone(
 
     Args:
         name: one of `NETS`.
-        channels, image_size: of a frame. frames: of a clip.
+        channels, image_size: of a frame.
         mean, std: per channel, of pixels in [0, 1]; default ImageNet's for 3 channels, else 0.5.
-        options: of the net: `width`, `blocks` of the convolutional ones; `dim`, `depth`, `heads`, `patch`, `tubelet` of
-            the transformers.
+        options: `frames`, and of the net: `width`, `blocks` of the convolutional ones; `dim`, `depth`, `heads`,
+            `patch`, `tubelet` of the transformers.
 
     Raises:
-        UserError: unknown name (the nearest ones are named), an option that the net does not take, `pretrained`.
+        UserError: unknown name (the nearest ones are named), or an option that the net does not take.
     """
     if isinstance(name, VideoBackbone):
         return name
     common: dict[str, Any] = {"channels": channels, "image_size": image_size, "mean": mean, "std": std}
     if isinstance(name, nn.Module):
-        return VideoBackbone(name, name=f"module:{type(name).__name__}", frames=frames, **common)
+        return VideoBackbone(name, name=f"module:{type(name).__name__}", **options, **common)
     if name not in NETS:
         raise unknown("backbone of clips", name, NETS)
-    if pretrained:
-        raise UserError(f"There are no pretrained weights of '{name}'; train it, or pass a module of your own.")
-    if min(channels, image_size, frames) < 1:
-        raise UserError(f"channels={channels}, image_size={image_size} and frames={frames} must all be at least 1.")
-    kind, arguments = NETS[name]
-    build = _kinds()[kind]
-    valid = [p for p in inspect.signature(build).parameters if p not in ("channels", "image_size", "frames")]
-    for option in options:
-        if option not in valid:
-            raise UserError(f"'{name}' has no option '{option}'; {nearest(option, valid)}")
-    sizes = {"image_size": image_size, "frames": frames} if kind == "vit" else {}
-    net = build(channels, **{**arguments, **_tuples(options)}, **sizes)
-    return VideoBackbone(net, name=name, frames=frames, options=options, **common)
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A description comes back from JSON with lists."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    if min(channels, image_size) < 1:
+        raise UserError(f"channels={channels} and image_size={image_size} must both be at least 1.")
+    return build(name, False, options, common)

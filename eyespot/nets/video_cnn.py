@@ -44,7 +44,7 @@ def factored_width(width_in: int, width: int, time: int = 3, side: int = 3) -> i
 def conv3(width_in: int, width: int, stride: int, factored: bool) -> nn.Module:
     """A 3x3x3 convolution of the stride in all three directions, or its two halves."""
     if not factored:
-        return conv(width_in, width, (3, 3, 3), (stride,) * 3)
+        return conv(width_in, width, (3, 3, 3), (stride, stride, stride))
     middle = factored_width(width_in, width)
     across = conv_bn(width_in, middle, (1, 3, 3), (1, stride, stride))
     return nn.Sequential(across, conv(middle, width, (3, 1, 1), (stride, 1, 1)))
@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.conv2, self.bn2 = conv3(width, width, 1, factored), nn.BatchNorm3d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(conv(width_in, width, (1, 1, 1), (stride,) * 3), nn.BatchNorm3d(width))
+            self.shortcut = nn.Sequential(conv(width_in, width, (1, 1, 1), (stride, stride, stride)), nn.BatchNorm3d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)

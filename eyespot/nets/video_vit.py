@@ -36,7 +36,7 @@ class TubeletViT(nn.Module):
         self,
         channels: int,
         image_size: int,
-        frames: int,
+        frames: int = 16,
         dim: int = 128,
         depth: int = 4,
         heads: int = 4,

@@ -40,6 +40,7 @@ from eyespot.methods.video.reading import short_side
 from eyespot.nets.heads import mlp
 from eyespot.nets.video import VideoBackbone
 from eyespot.process import gather
+from eyespot.views.clip_pictures import first_and_last
 from eyespot.views.image import ViewSpec
 from eyespot.views.video import clip_view, windows
 
@@ -140,6 +141,10 @@ class CVRL(Method):
         own = torch.arange(len(a), device=a.device)
         self.watch = {"found": (cosines(a, b).argmax(1) == own).float().mean().detach()}
         return {"contrast": (forth + back) if c.reduction == "sum" else (forth + back) / 2}
+
+    def pictures(self, batch: dict[str, Any], draws: Draws) -> dict[str, dict[str, Tensor]]:
+        views = self.views(batch, draws)
+        return {"views": first_and_last(views["view1"], "clip 1") | first_and_last(views["view2"], "clip 2")}
 
     def plateau(self, batch: int) -> dict[str, float]:
         return {"contrast": (2 if self.config.reduction == "sum" else 1) * math.log(2 * batch - 1)}

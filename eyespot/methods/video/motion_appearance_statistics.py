@@ -49,6 +49,7 @@ from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
 from eyespot.methods.video.reading import random_window, short_side
 from eyespot.nets.heads import mlp
 from eyespot.nets.video import VideoBackbone
+from eyespot.views.clip_pictures import statistics_columns
 from eyespot.views.flow import clip_flow
 from eyespot.views.video import windows
 
@@ -151,6 +152,11 @@ class MotionAppearanceStatistics(Method):
             self._note(name, error.detach(), views[name])
             terms[name] = weight * error.mean()
         return terms
+
+    def pictures(self, batch: dict[str, Any], draws: Draws) -> dict[str, dict[str, Tensor]]:
+        views = self.views(batch, draws)
+        marked = statistics_columns(views["clip"], views.get("motion"), views.get("appearance"))
+        return {"statistics": {"first": views["clip"][:, 0], **marked}}
 
     def _parts(self) -> list[tuple[str, Any, float]]:
         c = self.config
