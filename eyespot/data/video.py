@@ -197,7 +197,10 @@ def _seek(container: Any, stream: Any, info: Clip, number: int) -> None:
     start = stream.start_time or 0
     if number == 0 and container.format.name in ("h264", "hevc", "mpegvideo", "m4v"):
         return  # a bare stream has no times and cannot seek; it is opened anew for every read
-    container.seek(start + int(number / info.fps / stream.time_base), stream=stream, backward=True)
+    try:
+        container.seek(start + int(number / info.fps / stream.time_base), stream=stream, backward=True)
+    except OSError as error:  # PyAV says that it is not permitted
+        raise ValueError("cannot be sought in; perhaps it is cut off") from error
 
 
 def _number(frame: Any, stream: Any, info: Clip, following: int) -> int:

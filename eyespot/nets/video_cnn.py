@@ -59,7 +59,9 @@ class Block(nn.Module):
         self.conv2, self.bn2 = conv3(width, width, 1, factored), nn.BatchNorm3d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(conv(width_in, width, (1, 1, 1), (stride, stride, stride)), nn.BatchNorm3d(width))
+            self.shortcut = nn.Sequential(
+                conv(width_in, width, (1, 1, 1), (stride, stride, stride)), nn.BatchNorm3d(width)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
