@@ -97,10 +97,10 @@ def propagate_step(
     """
     height, width, dim = target.shape
     x, y = F.normalize(target, dim=-1).reshape(-1, dim), F.normalize(context, dim=-1).reshape(len(context), -1, dim)
-    weight = (torch.einsum("pd,cqd->pcq", x, y) / temperature).exp()
+    likeness = torch.einsum("pd,cqd->pcq", x, y) / temperature
     if radius >= 0:
-        weight = weight * (_distance(height, width, True, x.device) <= radius)[:, None]
-    weight = weight.flatten(1)
+        likeness.masked_fill_((_distance(height, width, True, x.device) > radius)[:, None], -math.inf)
+    weight = (likeness - likeness.amax((1, 2), keepdim=True)).exp().flatten(1)  # so that none is infinite
     least = weight.topk(min(top, weight.shape[1]), dim=1).values[:, -1:]
     weight = torch.where(weight >= least, weight, torch.zeros_like(weight))
     weight = weight / weight.sum(1, keepdim=True)

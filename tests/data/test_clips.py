@@ -184,7 +184,7 @@ def test_a_batch_by_worker_processes_is_the_same(folder):
     from eyespot.data.batches import Request
 
     request = Request(np.arange(12), plans=plans)
-    here, there = (list(RecordData(open_clips(folder), workers=w).stream([request]))[0] for w in (0, 1))
+    (here,), (there,) = (RecordData(open_clips(folder), workers=w).stream([request]) for w in (0, 1))
     assert torch.equal(here["video"], there["video"]) and torch.equal(here["label"], there["label"])
 
 
@@ -206,7 +206,7 @@ def test_splits_by_folder_and_by_fold(tmp_path):
     test = open_clips(f"{tmp_path}:test")
     assert len(test) == 4 and test.class_names == ("a", "b") and test.labels.tolist() == [0, 0, 1, 1]
     assert len(open_clips(tmp_path, split="all")) == 14
-    with pytest.raises(UserError, match="no folder 'tset'.*did you mean 'test'"):
+    with pytest.raises(UserError, match=r"no folder 'tset'.*did you mean 'test'"):
         open_clips(tmp_path, split="tset")
     train = tmp_path / "train"
     parts = [open_clips(train, split=f"fold{k}/5") for k in range(1, 6)]
