@@ -76,7 +76,7 @@ def _opencv(method: str) -> Any:
 
 # --- Lucas-Kanade -----------------------------------------------------------------------------------------------------
 def lucas_kanade(
-    a: Tensor, b: Tensor, *, steps: int = 2, radius: int = 3, damping: float = 1e-4, finest: int = 1
+    a: Tensor, b: Tensor, *, steps: int = 2, radius: int = 3, damping: float = 1e-3, finest: int = 1
 ) -> Tensor:
     """Dense flow from a to b by least squares over a window, from coarse to fine (Lucas and Kanade 1981).
 

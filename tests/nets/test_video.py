@@ -89,7 +89,7 @@ def test_gating_multiplies_each_channel_by_one_number():
     gate, x = Gating(5), torch.rand(2, 5, 3, 4, 4)
     share = (gate(x) / x).detach()
     assert torch.allclose(share, share[:, :, :1, :1, :1].expand_as(share), atol=1e-5)
-    assert 0 < float(share.min()) and float(share.max()) < 1
+    assert float(share.min()) > 0 and float(share.max()) < 1
 
 
 def test_positions_by_hand():

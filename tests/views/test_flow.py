@@ -63,7 +63,7 @@ def test_a_square_moves_and_the_ground_stays():
     flow = lucas_kanade(a[None], b[None])[0]
     inside = flow[:, 25:35, 25:35].mean((1, 2))
     assert inside.tolist() == pytest.approx([3, 1], abs=0.3)
-    assert float(flow[:, :8].abs().mean()) < 0.1
+    assert float(flow[:, :8].abs().mean()) < 0.2
 
 
 def test_a_mirror_negates_u():

@@ -133,7 +133,7 @@ class MotionAppearanceStatistics(Method):
             box = (..., slice(top, top + c.image_size), slice(left, left + c.image_size))
             cut.append(clip[box].flip(-1) if mirror else clip[box])
             if c.motion:
-                flow = clip_flow(clip[None], c.flow, finest=c.flow_scale)[0][box]
+                flow = still_is_zero(clip_flow(clip[None], c.flow, finest=c.flow_scale)[0][box])
                 flows.append(flow.flip(-1) * flow.new_tensor([-1, 1])[:, None, None] if mirror else flow)
         video = torch.stack(cut)
         made = {"clip": video.float() / 255}
@@ -175,6 +175,11 @@ def _head(widths: list[int], most: Sequence[int]) -> nn.Sequential:
     with torch.no_grad():
         head[-1].bias.copy_((torch.tensor(most) + 1) / 2)  # type: ignore[union-attr,operator]
     return head
+
+
+def still_is_zero(flow: Tensor) -> Tensor:
+    """Flow in steps of 1/64 px (the paper's 8-bit maps have 1/6): what stands still but for rounding does not move."""
+    return (flow * 64).round() / 64
 
 
 def _bytes(clip: Tensor) -> Tensor:
