@@ -1,4 +1,4 @@
-"""Motion and appearance statistics: the labels of what is seen, mirrored with it, the loss from its parts, its limits."""
+"""Motion and appearance statistics: labels of what is seen, mirrored with it, the loss from its parts, its limits."""
 
 from __future__ import annotations
 
