@@ -255,7 +255,12 @@ def test_one_file_and_a_source(folder):
     assert open_clips(source) is source and isinstance(source, ClipSource)
 
 
-def test_mistakes_are_told(tmp_path):
+def test_mistakes_are_told(tmp_path, mp4):
+    encoded = tmp_path / "empty" / "x.mp4"
+    encoded.parent.mkdir()
+    encoded.write_bytes(mp4)
+    tmp_path = tmp_path / "other"
+    tmp_path.mkdir()
     with pytest.raises(UserError, match="There is no path"):
         open_clips(tmp_path / "nowhere")
     with pytest.raises(UserError, match="it is empty"):
@@ -273,7 +278,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="come from a path, not from int"):
         open_clips(3)
     with pytest.raises(UserError, match="0 frames of a clip"):
-        ClipSource([], frames=0)
+        open_clips(encoded, frames=0)
 
 
 def test_real_clips(shared_data):
