@@ -19,6 +19,7 @@ from typing import Any
 
 from eyespot.cli import main
 from eyespot.methods import catalog
+from eyespot.nets.backbones import modality_of_name
 
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', flags=re.MULTILINE | re.DOTALL)
 SMALL = {"--epochs": "1", "--batch-size": "8", "--workers": "0"}
@@ -60,7 +61,9 @@ def shortened(words: list[str]) -> list[str]:
     options = dict(SMALL)
     if "--init" not in kept and verb != "adapt":
         wanted = given.get("--backbone") or catalog.find(rest[0]).recipe["backbone"]
-        options |= {"--backbone": "vit_micro" if wanted.startswith("vit") else "resnet8", "--image-size": "32"}
+        if modality_of_name(wanted) == "image":
+            wanted = "vit_micro" if wanted.startswith("vit") else "resnet8"
+        options |= {"--backbone": wanted, "--image-size": "32"}
     elif "--backbone" in given:
         options |= {"--backbone": given["--backbone"]}
     if "--image-size" in given or "--init" in kept:

@@ -19,6 +19,7 @@ from eyespot.reproduce import jobs
 from eyespot.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
+from clips import write_folder
 from page_reader import Reader, blocks, lines, shortened
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -30,7 +31,7 @@ PAGES = sorted(
     if page.stem not in ELSEWHERE and {"sh", "python"} & {block.language for block in blocks(page)}
 )
 TASKS = {"start", "pretrain", "channels", "weights", "evaluation", "compare", "embed", "export", "adapt"}
-TASKS |= {"many-machines", "reproductions", "writing-a-method", "which-method", "index"}
+TASKS |= {"many-machines", "reproductions", "writing-a-method", "which-method", "index", "video"}
 
 
 def pictures(folder: Path, count: int, seed: int) -> None:
@@ -67,6 +68,7 @@ def things(tmp_path_factory):
     for name, count in {"photos": 12, "labeled": 12, "train": 12, "test": 5}.items():
         pictures(folder / name, count, seed=len(name))
     masked(folder / "street", 8)
+    write_folder(folder / "clips", each=6)
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     state = {f"module.encoder_q.{name}": value for name, value in net.state_dict().items()}
