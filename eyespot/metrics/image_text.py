@@ -1,0 +1,67 @@
+"""Metrics of pictures with captions, and of sentences, as pure functions of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eyespot.metrics.retrieval import ranking
+
+RANKS = (1, 5, 10)
+
+
+def first_ranks(scores: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank of the best item that belongs to each query, from 1, in both directions.
+
+    Of equal scores those that do not belong come first, so that constant vectors earn nothing.
+
+    Args:
+        scores: [N, M] of N pictures and M captions, M >= N where pictures have several.
+        relevant: bool [N, M], which caption belongs to which picture.
+
+    Returns:
+        int64 [N] of the captions that a picture finds, and int64 [M] of the pictures that a caption finds.
+    """
+    return ranking(scores, relevant).first, ranking(scores.T, relevant.T).first
+
+
+def recall(ranks: Tensor, k: int) -> float:
+    """Share of queries whose rank is at most k."""
+    return float((ranks <= k).double().mean())
+
+
+def median_rank(ranks: Tensor) -> int:
+    """The lower of the two middle ranks where their number is even."""
+    return int(ranks.median())
+
+
+def retrieval_metrics(scores: Tensor, relevant: Tensor, ranks: Sequence[int] = RANKS) -> dict[str, float]:
+    """Recalls in percent and median ranks of both directions, and the sum of all recalls."""
+    named = zip(("image_to_text", "text_to_image"), first_ranks(scores, relevant), strict=True)
+    found: dict[str, float] = {}
+    medians: dict[str, float] = {}
+    for name, first in named:
+        found |= {f"{name}_R@{k}": 100 * recall(first, k) for k in ranks}
+        medians[f"{name}_median_rank"] = median_rank(first)
+    return found | {"rsum": sum(found.values())} | medians
+
+
+def average_ranks(x: Tensor) -> Tensor:
+    """Ranks from 1 of numbers [n], float64; equal numbers share the mean of their ranks."""
+    _, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts.double() - 1) / 2)[inverse]
+
+
+def pearson(x: Tensor, y: Tensor) -> float:
+    """Correlation of two lists [n] of numbers, in [-1, 1]; 0 where one of them is constant."""
+    a, b = x.double() - x.double().mean(), y.double() - y.double().mean()
+    norm = a.norm() * b.norm()
+    return float((a * b).sum() / norm) if float(norm) > 0 else 0.0
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Correlation of the ranks of two lists [n] of numbers."""
+    return pearson(average_ranks(x), average_ranks(y))
