@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from eyespot.data.advice import remedies
-from eyespot.data.loader import Request
+from eyespot.data.batches import Request
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method
