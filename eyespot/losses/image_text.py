@@ -96,7 +96,7 @@ def word_prediction(logits: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         logits: [B, V], a number for every token of the vocabulary.
-        counts: [B, V], how often each token stands in the caption; at least one a row.
+        counts: [B, V], how often each token stands in the caption.
     """
-    share = counts / counts.sum(1, keepdim=True)
+    share = counts / counts.sum(1, keepdim=True).clamp_min(1)
     return -(share * logits.log_softmax(1)).sum(1).mean()

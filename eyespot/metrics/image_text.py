@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from eyespot.metrics.retrieval import ranking
 
@@ -46,6 +47,15 @@ def retrieval_metrics(scores: Tensor, relevant: Tensor, ranks: Sequence[int] = R
         found |= {f"{name}_R@{k}": 100 * recall(first, k) for k in ranks}
         medians[f"{name}_median_rank"] = median_rank(first)
     return found | {"rsum": sum(found.values())} | medians
+
+
+def class_weight(features: Tensor, unit: bool = True) -> Tensor:
+    """What a picture is compared with to be of a class, from the features [n, E] of the class's descriptions: [E].
+
+    Each is brought to unit length, then their mean is (Radford et al. 2021, section 3.1.4). Features that are compared
+    by their product (`unit` false) keep their length.
+    """
+    return F.normalize(F.normalize(features, dim=1).mean(0), dim=0) if unit else features.mean(0)
 
 
 def average_ranks(x: Tensor) -> Tensor:

@@ -44,10 +44,12 @@ class Tokenizer(ABC):
     """Attributes:
     vocab: number of ids.
     pad: what short texts are filled up with.
+    special: ids that are no words: start, end, filling.
     """
 
     vocab: int
     pad: int = 0
+    special: tuple[int, ...] = (0,)
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -136,6 +138,7 @@ class BytePairs(Tokenizer):
         self.start = 2 * BYTES + room
         self.end = self.start + 1
         self.vocab = self.start + 2
+        self.special = (self.start, self.end)
         self._pairs = pairs
         self._known: dict[str, list[int]] = {}
 
@@ -176,9 +179,7 @@ class BytePairs(Tokenizer):
 def merged(ids: list[int], rank: dict[tuple[int, int], int]) -> list[int]:
     """The ids of a word after all merges, the earliest-learned pair first, each from left to right."""
     while len(ids) > 1:
-        best = min(
-            ((rank.get(pair, -1), pair) for pair in pairwise(ids) if pair in rank), default=None
-        )
+        best = min(((rank.get(pair, -1), pair) for pair in pairwise(ids) if pair in rank), default=None)
         if best is None:
             break
         ids = joined(ids, best[1], 2 * BYTES + best[0])
@@ -338,6 +339,7 @@ class HuggingFaceTokenizer(Tokenizer):
             ) from error
         self.vocab = len(self.inner)
         self.pad = int(self.inner.pad_token_id or 0)
+        self.special = tuple(int(i) for i in self.inner.all_special_ids)
 
     def encode(self, text: str) -> list[int]:
         return list(self.inner(text, truncation=False, padding=False)["input_ids"])
@@ -349,7 +351,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """The last id stays when it is a special one: an end, a separator."""
         if len(ids) <= context:
             return ids
-        last = [ids[-1]] if ids[-1] in set(self.inner.all_special_ids) else []
+        last = [ids[-1]] if ids[-1] in self.special else []
         return [*ids[: context - len(last)], *last]
 
 
