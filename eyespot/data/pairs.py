@@ -6,8 +6,8 @@
                                    with another caption. Else with a .txt beside each picture, one caption a line
     tars in the form of WebDataset a .txt beside the picture of each sample
 
-A picture may have several captions. Which one a training step sees is drawn by the method (plan {"caption": k});
-evaluation sees the first, and `captions(i)` all of them.
+A picture may have several captions. A record carries all of them, so that a method draws which one a step sees and the
+pictures can stay in memory; a plan {"caption": k} chooses before anything is read.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _clean(text: Any) -> str:
 
 
 class PairSource(RecordSource):
-    """Records of "image", uint8 [C, H, W], and "text", one caption.
+    """Records of "image", uint8 [C, H, W], "text", one caption, and "captions", all of them.
 
     Args:
         pictures: where the pictures come from.
@@ -72,7 +72,7 @@ class PairSource(RecordSource):
         refused: {name: reason} of captions whose picture does not exist.
     """
 
-    fields = ("image", "text")
+    fields = ("image", "text", "captions")
 
     def __init__(
         self,
@@ -123,7 +123,8 @@ class PairSource(RecordSource):
         plan = dict(plan or {})
         captions = self.captions(i)
         text = captions[int(plan.pop("caption", 0)) % len(captions)]
-        return {"image": self.pictures.load(i, channels=self.channels, plan=plan or None), "text": text}
+        image = self.pictures.load(i, channels=self.channels, plan=plan or None)
+        return {"image": image, "text": text, "captions": captions}
 
 
 def open_pairs(

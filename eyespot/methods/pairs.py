@@ -28,7 +28,7 @@ MANY = 1 << 30
 
 @dataclass(frozen=True)
 class PairConfig(MethodConfig):
-    crop_min: float = 0.9
+    crop_min: float = 0.6
     """Least area of the square that a view keeps, as a share of the largest square (1 in CLIP)."""
     flip: float = 0.0
     """Probability that a view is mirrored left to right; captions may say where things are."""

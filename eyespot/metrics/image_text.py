@@ -8,24 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyespot.metrics.retrieval import ranking
-
 RANKS = (1, 5, 10)
 
 
-def first_ranks(scores: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank of the best item that belongs to each query, from 1, in both directions.
+def first_ranks(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Rank of the best item that belongs to each query, from 1; M + 1 where none does: int64 [N].
 
     Of equal scores those that do not belong come first, so that constant vectors earn nothing.
 
     Args:
-        scores: [N, M] of N pictures and M captions, M >= N where pictures have several.
-        relevant: bool [N, M], which caption belongs to which picture.
-
-    Returns:
-        int64 [N] of the captions that a picture finds, and int64 [M] of the pictures that a caption finds.
+        scores: [N, M] of N queries and M items.
+        relevant: bool [N, M], which item belongs to which query; several may.
     """
-    return ranking(scores, relevant).first, ranking(scores.T, relevant.T).first
+    best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
+    return 1 + ((scores >= best) & ~relevant).sum(1)
 
 
 def recall(ranks: Tensor, k: int) -> float:
@@ -38,14 +34,16 @@ def median_rank(ranks: Tensor) -> int:
     return int(ranks.median())
 
 
-def retrieval_metrics(scores: Tensor, relevant: Tensor, ranks: Sequence[int] = RANKS) -> dict[str, float]:
-    """Recalls in percent and median ranks of both directions, and the sum of all recalls."""
-    named = zip(("image_to_text", "text_to_image"), first_ranks(scores, relevant), strict=True)
-    found: dict[str, float] = {}
-    medians: dict[str, float] = {}
-    for name, first in named:
-        found |= {f"{name}_R@{k}": 100 * recall(first, k) for k in ranks}
-        medians[f"{name}_median_rank"] = median_rank(first)
+def retrieval_metrics(to_text: Tensor, to_image: Tensor, ranks: Sequence[int] = RANKS) -> dict[str, float]:
+    """Recalls in percent and median ranks of both directions, and the sum of all recalls.
+
+    Args:
+        to_text: int64 [N], the rank that each picture gives to the first of its captions.
+        to_image: int64 [M], the rank that each caption gives to its picture.
+    """
+    named = {"image_to_text": to_text, "text_to_image": to_image}
+    found = {f"{name}_R@{k}": 100 * recall(first, k) for name, first in named.items() for k in ranks}
+    medians = {f"{name}_median_rank": float(median_rank(first)) for name, first in named.items()}
     return found | {"rsum": sum(found.values())} | medians
 
 

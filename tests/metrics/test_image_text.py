@@ -20,17 +20,22 @@ from eyespot.metrics.image_text import (
     retrieval_metrics,
     spearman,
 )
+from eyespot.metrics.retrieval import ranking
 
 
 def five_each(n, captions):
     return (torch.arange(captions) % n)[None] == torch.arange(n)[:, None]
 
 
+def both_ranks(scores, relevant):
+    return first_ranks(scores, relevant), first_ranks(scores.T, relevant.T)
+
+
 @pytest.mark.golden
 def test_recalls_agree_with_the_recorded_numbers(golden):
     arrays, p = golden("grounded_sentences__recall")
     image, caption = (torch.from_numpy(arrays[k]) for k in ("images", "captions"))
-    to_text, to_image = first_ranks(image @ caption.T, five_each(p["n"], len(caption)))
+    to_text, to_image = both_ranks(image @ caption.T, five_each(p["n"], len(caption)))
     for name, ranks in (("c2i", to_image), ("i2c", to_text)):
         np.testing.assert_allclose([recall(ranks, k) for k in (1, 5, 10)], arrays[f"{name}_recall"], rtol=1e-5)
         assert median_rank(ranks) == float(arrays[f"{name}_median"])
@@ -56,10 +61,10 @@ def test_one_prompt_several_times_is_one_prompt():
 
 def test_perfect_vectors_find_all_and_constant_ones_nothing():
     relevant = five_each(8, 40)
-    perfect = retrieval_metrics(relevant.double(), relevant)
+    perfect = retrieval_metrics(*both_ranks(relevant.double(), relevant))
     assert [perfect[f"{d}_R@{k}"] for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)] == [100.0] * 6
     assert perfect["rsum"] == 600 and perfect["image_to_text_median_rank"] == 1
-    constant = retrieval_metrics(torch.zeros(8, 40), relevant)
+    constant = retrieval_metrics(*both_ranks(torch.zeros(8, 40), relevant))
     assert constant["rsum"] < 110 and constant["text_to_image_R@5"] == 0
 
 
@@ -67,13 +72,15 @@ def test_perfect_vectors_find_all_and_constant_ones_nothing():
 def test_recall_grows_with_k_and_a_hit_is_any_caption(seed):
     generator = torch.Generator().manual_seed(seed)
     scores, relevant = torch.randn(6, 30, generator=generator), five_each(6, 30)
-    found = retrieval_metrics(scores, relevant)
+    found = retrieval_metrics(*both_ranks(scores, relevant))
     assert found["image_to_text_R@1"] <= found["image_to_text_R@5"] <= found["image_to_text_R@10"]
     best = [
         1 + min((row > row[k]).sum().item() for k in range(30) if own[k])
         for row, own in zip(scores, relevant, strict=True)
     ]
-    assert first_ranks(scores, relevant)[0].tolist() == best
+    assert first_ranks(scores, relevant).tolist() == best
+    assert ranking(scores, relevant).first.tolist() == best
+    assert first_ranks(scores, relevant & False).tolist() == [31] * 6
 
 
 numbers = st.lists(st.integers(-3, 3).map(float), min_size=3, max_size=20)
