@@ -328,7 +328,7 @@ class Training:
         record: dict[str, Any] = {"kind": "done", "run": str(self.folder.path), "bad_files": len(data.bad)}
         if probe is not None:
             record["verdict"] = probe.finish(method)
-        if self.options.pictures and isinstance(data, Data):
+        if self.options.pictures:
             size = getattr(method, "host", method).config.image_size
             draw_pictures(method, data, self.folder.path, size, self.options.seed)
         test = getattr(self.options, "test_data", None)
