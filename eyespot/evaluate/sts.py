@@ -7,6 +7,9 @@ The data is a table of pairs: .jsonl, .csv, .tsv (also .gz) or .parquet with sen
 `split` and `lang`. Words after colons choose rows by these two: `stsb.jsonl.gz:en:test`. With rows of several languages
 both numbers are means over the languages, and each language has its own (`spearman_de`).
 
+Captioned pictures with classes are such a table too: captions of pictures of one class score 1, of two classes 0; as
+many of one kind as of the other, drawn by the seed, and never two captions that are equal.
+
 The floor is the same text network before training: characters and words that two sentences share say much already.
 """
 
@@ -28,6 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyespot.data.batches import BatchData
+from eyespot.data.pairs import open_pairs
+from eyespot.draws import Draws
 from eyespot.errors import UserError, nearest
 from eyespot.evaluate import whole
 from eyespot.evaluate.measured import Measured
@@ -67,7 +73,8 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
     """
     found = whole.open_whole(o, floor_seeds, NAME)
     given = o.data if o.test_data is None else o.test_data
-    rows = read_pairs(given, o.split if o.test_data is None else None)
+    split = o.split if o.test_data is None else None
+    rows = caption_pairs(given, split, o.seed) or read_pairs(given, split)
     started = time.perf_counter()
     scores = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
     languages = [str(row.get("lang") or row.get("language") or "") for row in rows]
@@ -85,6 +92,39 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
         seconds=time.perf_counter() - started,
         bad=0,
     )
+
+
+# --- captions -----------------------------------------------------------------------------------------------------
+def caption_pairs(data: Any, split: str | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """Pairs of captions of labelled pictures, for every picture one with its own class and one with another; none when
+    the data is something else."""
+    if isinstance(data, str | Path) and "score" in _columns(data):
+        return []
+    try:
+        source = data.source if isinstance(data, BatchData) else open_pairs(data, split=split)
+    except UserError:
+        return []
+    if source.labels is None:
+        raise UserError(f"'{source.name}' has captions but no classes; give a table of pairs with scores.")
+    labels, rows = source.labels, []
+    draws = Draws(seed, index=np.arange(len(source)), prefix=f"{NAME}/")
+    chance = draws.uniform64("pair", 4)
+    for i, u in enumerate(chance.tolist()):
+        for score, others in ((1, labels == labels[i]), (0, labels != labels[i])):
+            found = np.flatnonzero(others & (labels >= 0))
+            j = int(found[int(u[score] * len(found))]) if len(found) else i
+            mine, theirs = source.texts[i], source.texts[j]
+            differ = [(a, b) for a in mine for b in theirs if a != b] if i != j and labels[i] >= 0 else []
+            if differ:
+                a, b = differ[int(u[2 + score] * len(differ))]
+                rows.append({"sentence1": a, "sentence2": b, "score": score})
+    return rows
+
+
+def _columns(data: Any) -> list[str]:
+    """The columns of a Parquet file."""
+    path = Path(str(data)).expanduser()
+    return pq.read_schema(path).names if path.suffix in (".parquet", ".pq") and path.is_file() else []
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from eyespot.nets import tokenizers
 from eyespot.nets.text import TextTower, text_tower
 from eyespot.nets.tokenizers import BYTES, Tokenizer
 from eyespot.views.square import square_view
+from eyespot.views.tiles import bar_tiles, text_tiles
 
 MANY = 1 << 30
 """A number far above any number of captions, drawn and counted round."""
@@ -88,6 +89,14 @@ class PairMethod(Method):
         c, texts = self.config, drawn_captions(batch, draws)
         image = square_view(batch["image"], draws.scope("image"), c.image_size, c.crop_min, c.flip)
         return {"image": image, **self.tokens(texts, draws.device), "caption": text_keys(texts).to(draws.device)}
+
+    def pictures(self, batch: dict[str, Any], draws: Draws) -> dict[str, dict[str, Tensor]]:
+        """How well each picture fits the captions of all the others: its own is marked."""
+        texts = drawn_captions(batch, draws)
+        pixels = square_view(batch["image"], draws.scope("image"), self.config.image_size)
+        fit = self.match(self.image_features(pixels.to(next(self.parameters()).dtype)), self.text_features(texts))
+        bars = bar_tiles(fit.float(), torch.arange(len(texts)))
+        return {"captions": {"picture": pixels, "caption": text_tiles(texts), "fits captions": bars}}
 
     # --- what protocols compare -----------------------------------------------------------------------------------
     def image_features(self, pixels: Tensor) -> Tensor:

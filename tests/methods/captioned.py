@@ -60,8 +60,12 @@ class Lines(torch.utils.data.Dataset):
         return self.pictures[i], self.targets[i]
 
     def captions(self, i):
-        colour, pattern = self.classes[self.targets[i]].split()
-        return [t.format(colour, pattern) for t in TEMPLATES]
+        return said(self.targets[i])
+
+
+def said(kind):
+    """The captions of a kind of picture."""
+    return [t.format(*Lines.classes[kind].split()) for t in TEMPLATES]
 
 
 def lines(n=48, seed=0, unseen=False):
