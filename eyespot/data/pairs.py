@@ -311,7 +311,7 @@ def _table_rows(path: Path, text: str, column: str | None) -> Iterator[tuple[int
     named = any(name in FILE_NAMES for name in head) and (column or any(name in TEXT_NAMES for name in head))
     if not named and (len(head) != 2 or column):
         raise UserError(f"{path} must begin with a line that names its columns, such as file and caption.")
-    names = [column if n == (column or "").lower() else n for n in head] if named else ["file", "caption"]
+    names = [column if column and n == column.lower() else n for n in head] if named else ["file", "caption"]
     for number, row in enumerate(rows[1:] if named else rows, 2 if named else 1):
         if any(cell.strip() for cell in row):
             yield number, dict(zip(names, row, strict=False))

@@ -80,8 +80,8 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
     languages = [str(row.get("lang") or row.get("language") or "") for row in rows]
 
     def outcome(method: Any) -> Any:
-        sides = [whole.text_features(method, [str(row[c]) for row in rows]) for c in COLUMNS[:2]]
-        return run(*sides, scores, languages), {}
+        first, second = (whole.text_features(method, [str(row[c]) for row in rows]) for c in COLUMNS[:2])
+        return run(first, second, scores, languages), {}
 
     digest = hashlib.blake2b("\n".join(f"{r['sentence1']}\t{r['sentence2']}" for r in rows).encode(), digest_size=6)
     return whole.measured(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,13 @@ def _of_run(o: EvaluateOptions, floor_seeds: int, protocol: str) -> Whole:
     if not o.floor:
         return Whole(str(folder), methods, {"weights": "not asked for"})
     seeds = list(range(o.seed, o.seed + floor_seeds))
-    methods += [seeded(seed, lambda: fresh_method(folder)) for seed in seeds]
+    methods += [random_method(folder, seed) for seed in seeds]
     return Whole(str(folder), methods, {"weights": "random, as initialised", "seeds": seeds})
+
+
+def random_method(folder: Path, seed: int) -> Method:
+    """The method of a run as it was before training, with other random weights and the same words."""
+    return seeded(seed, lambda: fresh_method(folder))
 
 
 @torch.no_grad()

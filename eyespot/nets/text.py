@@ -111,13 +111,14 @@ class TextTransformer(TextTower):
         width, depth = self.embed_dim, len(self.blocks)
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
-        for block in self.blocks:
-            nn.init.normal_(block.qkv.weight, std=width**-0.5)  # pyright: ignore[reportArgumentType]
-            nn.init.normal_(block.proj.weight, std=width**-0.5 * (2 * depth) ** -0.5)  # pyright: ignore[reportArgumentType]
-            nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)  # pyright: ignore[reportArgumentType]
-            nn.init.normal_(block.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5)  # pyright: ignore[reportArgumentType]
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks:
+            nn.init.normal_(block.qkv.weight, std=width**-0.5)
+            nn.init.normal_(block.proj.weight, std=width**-0.5 * (2 * depth) ** -0.5)
+            nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5)
             for part in (block.qkv, block.proj, block.fc1, block.fc2):
-                nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]
+                nn.init.zeros_(part.bias)
 
     def states(self, tokens: Tensor, length: Tensor) -> Tensor:
         """Normed states [B, l, D] of all places, l the longest text."""

@@ -195,7 +195,7 @@ def test_captions_of_one_class_and_of_two(folder):
     rows = sts.caption_pairs(folder)
     assert rows == sts.caption_pairs(RecordData(open_pairs(folder), workers=0)) != sts.caption_pairs(folder, seed=1)
     kind = {c: k for k in range(16) for c in said(k)}
-    assert {r["score"] for r in rows} == {0, 1} and len(rows) > 60
+    assert {r["score"] for r in rows} == {0, 1} and len(rows) > 50
     for row in rows:
         a, b = row["sentence1"], row["sentence2"]
         assert a != b and (kind[a] == kind[b]) == bool(row["score"])
