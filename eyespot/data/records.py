@@ -31,7 +31,8 @@ class RecordSource(SampleSource):
     fields: tuple[str, ...] = ()
     """Names of the fields of a record."""
     keeps: bool = False
-    """Whether training reads records whole, without a plan, so that a small set is worth keeping in memory."""
+    """Whether a small set is worth keeping in memory: records are small, and `planned` makes what a plan wants of a
+    whole one."""
 
     @abstractmethod
     def record(self, i: int, plan: Plan | None = None) -> Record:
@@ -41,6 +42,10 @@ class RecordSource(SampleSource):
             plan: what to read of it, as a method's `read` says; None: what evaluation sees, the same every time.
         """
 
+    def planned(self, record: Record, plan: Plan) -> Record:
+        """What `record(i, plan)` would give, from the whole record of i."""
+        return record
+
 
 class RecordData(BatchData):
     """A source of records. In a batch a field is one tensor [B, ...] when all samples have one shape and type, else a
@@ -49,7 +54,7 @@ class RecordData(BatchData):
     Args:
         source: the samples.
         channels: channels of a frame or a point, told to the backbone.
-        workers, cache_bytes, max_bad: see `BatchData`. Only whole records (without a plan) are kept in memory.
+        workers, cache_bytes, max_bad: see `BatchData`. A small set is kept in memory where the source says so.
     """
 
     source: RecordSource
@@ -99,9 +104,9 @@ class RecordData(BatchData):
         return self._finished(fields, request, index, replace)
 
     def _record(self, i: int, plan: Plan | None) -> Record:
-        if plan is None and i in self._kept:
-            return self._kept[i]
-        return self.source.record(i, plan)
+        if i not in self._kept:
+            return self.source.record(i, plan)
+        return self._kept[i] if plan is None else self.source.planned(self._kept[i], plan)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}

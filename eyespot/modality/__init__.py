@@ -24,6 +24,7 @@ Inputs = Tensor | Mapping[str, Tensor]
 FIELDS: Mapping[str, frozenset[str]] = {
     "image": frozenset({"image"}),
     "video": frozenset({"video"}),
+    "audio": frozenset({"audio"}),
     "pairs": frozenset({"image", "text"}),
     "points": frozenset({"points"}),
     "posed": frozenset({"image_pair", "pose"}),
