@@ -349,6 +349,7 @@ class ReproduceOptions(Options):
 
 PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "recalls", "finetune")
 PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation")
+PROTOCOLS += ("image_text", "zero_shot", "sts")
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

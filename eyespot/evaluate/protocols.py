@@ -7,6 +7,7 @@ from types import ModuleType
 
 from eyespot.evaluate import (
     finetune,
+    image_text,
     knn,
     linear,
     low_shot,
@@ -18,6 +19,8 @@ from eyespot.evaluate import (
     retrieval,
     segmentation,
     slots,
+    sts,
+    zero_shot,
 )
 
 FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval, purity, recalls)}
@@ -26,7 +29,7 @@ PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""
 MASKED: Mapping[str, ModuleType] = {m.NAME: m for m in (pixel_linear, patch_knn, segmentation, slots)}
 """fit(drawn, *, seed, device) -> what labels the pixels of test pictures, see `eyespot.evaluate.dense`"""
-UNLABELLED: Mapping[str, ModuleType] = {representation.NAME: representation}
+UNLABELLED: Mapping[str, ModuleType] = {m.NAME: m for m in (representation, image_text, zero_shot, sts)}
 """measure(options, floor_seeds, device) -> Measured"""
 ALL: Mapping[str, ModuleType] = {**FEATURES, **PICTURES, **MASKED, **UNLABELLED}
 

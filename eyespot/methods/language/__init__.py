@@ -1,0 +1,1 @@
+"""Methods for pictures with captions: one paper, one file."""
