@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from eyespot.evaluate import (
+    few_shot,
     finetune,
     knn,
     linear,
@@ -17,9 +18,10 @@ from eyespot.evaluate import (
     retrieval,
     segmentation,
     slots,
+    svm,
 )
 
-FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval, purity)}
+FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, few_shot, svm, retrieval, purity)}
 """run(train [n, D], train_labels [n], test [m, D], test_labels [m], classes, *, seed, device) -> metrics, config"""
 PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""
