@@ -348,7 +348,7 @@ class ReproduceOptions(Options):
 
 
 PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "finetune")
-PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation")
+PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation", "svm", "few_shot", "pose")
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

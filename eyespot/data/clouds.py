@@ -153,7 +153,11 @@ class FileClouds(SurfaceSource):
 
 
 class ArrayClouds(SurfaceSource):
-    """A set of clouds [S, N, C], or of occupied cells [S, side, side, side], in memory."""
+    """A set of clouds [N, C], or of packed bits of occupied cells of a cube, in memory.
+
+    Args:
+        rows: int64 [S], where each stands in `file`.
+    """
 
     def __init__(
         self,
@@ -163,17 +167,19 @@ class ArrayClouds(SurfaceSource):
         class_names: tuple[str, ...] = (),
         rows: np.ndarray | None = None,
         voxels: bool = False,
+        file: str = "",
         **common: Any,
     ):
         super().__init__(**common)
         self.clouds, self.name, self.labels, self.class_names, self.voxels = clouds, name, labels, class_names, voxels
+        self.file = file or name
         self.rows = np.arange(len(clouds)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.clouds)
 
     def path(self, i: int) -> str:
-        return f"{self.name}#{self.rows[i]}"
+        return f"{self.file}#{self.rows[i]}"
 
     def surface(self, i: int) -> Surface:
         raw = self.clouds[i]
@@ -274,11 +280,12 @@ def _file(path: Path, split: str | None, label_column: str | None, common: dict[
 def _is_list(path: Path) -> bool:
     """Whether a .txt names files rather than places."""
     with open(path, encoding="utf-8", errors="replace") as stream:
-        words = stream.readline().replace(",", " ").split()
+        words = [*stream.readline().replace(",", " ").split(), ""]
     try:
-        return not [float(word) for word in words]
+        float(words[0])
     except ValueError:
-        return True
+        return not words[0].startswith("#")
+    return False
 
 
 # --- folders --------------------------------------------------------------------------------------------------
@@ -347,7 +354,7 @@ def _array_set(
         clouds = np.concatenate([clouds.astype(np.float32), stored["rgb"].astype(np.float32) / 255], 2)
     name = str(path) + (f":{split}" if split else "")
     taken = None if labels is None else labels[rows]
-    return ArrayClouds(clouds[rows], name, taken, names, rows, voxels, **common)
+    return ArrayClouds(clouds[rows], name, taken, names, rows, voxels, str(path), **common)
 
 
 def chosen_rows(marks: np.ndarray | None, n: int, split: str | None, path: Path) -> np.ndarray:

@@ -127,7 +127,9 @@ class PointEncoder(nn.Module):
         self.stages = nn.ModuleList(
             Stage(w, d, heads, r.tolist()) for w, d, r in zip(widths, depths, rates, strict=True)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        # of finer levels only the next level makes use: a norm there would never be trained
+        lowest = max(0, len(widths) - 2)
+        self.norms = nn.ModuleList(nn.LayerNorm(w) if k >= lowest else nn.Identity() for k, w in enumerate(widths))
         self.apply(_init)
 
     def levels(self, points: Tensor) -> list[Level]:
@@ -135,7 +137,7 @@ class PointEncoder(nn.Module):
         return hierarchy(points[..., :3], self.groups, self.neighbours)
 
     def run(self, points: Tensor, levels: list[Level], visible: list[Tensor] | None = None) -> list[Tensor]:
-        """Tokens [B, G, D] of every level, fine to coarse, normed; 0 where a token is not visible.
+        """Tokens [B, G, D] of every level, fine to coarse, the two coarsest normed; 0 where a token is not visible.
 
         Args:
             points: [B, N, C].
