@@ -1,10 +1,10 @@
 """Files of three-dimensional shapes, and what is read of them: the points, or the triangles that points are drawn from.
 
-    .off .obj .ply .stl .glb .gltf     triangles (or points alone), read by trimesh: pip install 'eyespot[points]'
-    .npy .npz                          numbers [N, 3 or more]; in an .npz under "points", "xyz" or "pos", or alone
-    .txt .xyz .pts .csv                a point a line, numbers apart by spaces or commas
-    .pcd                               of the Point Cloud Library, as text or binary (not compressed)
-    .bin                               KITTI's laser scans, float32 x, y, z, intensity
+.off .obj .ply .stl .glb .gltf     triangles (or points alone), read by trimesh: pip install 'eyespot[points]'
+.npy .npz                          numbers [N, 3 or more]; in an .npz under "points", "xyz" or "pos", or alone
+.txt .xyz .pts .csv                a point a line, numbers apart by spaces or commas
+.pcd                               of the Point Cloud Library, as text or binary (not compressed)
+.bin                               KITTI's laser scans, float32 x, y, z, intensity
 """
 
 from __future__ import annotations

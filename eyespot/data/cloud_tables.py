@@ -39,7 +39,9 @@ def open_table(path: Path, split: str | None, label_column: str | None, common: 
     clouds = [_cloud(v) for v in table[key].take(pa.array(rows)).to_pylist()]
     labels, classes = (None, ()) if column is None else numbered(table[column].to_pylist())
     taken = None if labels is None else labels[rows]
-    return ArrayClouds(clouds, str(path) + (f":{split}" if split else ""), taken, classes, rows, file=str(path), **common)
+    return ArrayClouds(
+        clouds, str(path) + (f":{split}" if split else ""), taken, classes, rows, file=str(path), **common
+    )
 
 
 def _cloud(value: Any) -> np.ndarray:

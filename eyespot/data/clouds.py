@@ -309,7 +309,9 @@ def _folder(root: Path, split: str | None, label_column: str | None, common: dic
     if split not in (None, "all"):
         files = [f for f, p in zip(files, parts, strict=True) if split.lower() in p]
         if not files:
-            raise UserError(f"There is no split '{split}' in {root}; {nearest(split, marked) if marked else 'leave it out.'}")
+            raise UserError(
+                f"There is no split '{split}' in {root}; {nearest(split, marked) if marked else 'leave it out.'}"
+            )
     labels, names = _classes(files)
     name = str(root) + (f":{split}" if split else "")
     return FileClouds([str(root / f) for f in files], name, labels, names, **common)
@@ -346,7 +348,9 @@ def _array_set(
     voxels = "voxels_packed" in stored
     clouds = stored["voxels_packed"] if voxels else stored[key_of(list(stored))]
     rows = chosen_rows(stored.get("split"), len(clouds), split, path)
-    key = label_column or next((k for k in ("label", "labels", "category") if stored.get(k, clouds).shape == (len(clouds),)), None)
+    key = label_column or next(
+        (k for k in ("label", "labels", "category") if stored.get(k, clouds).shape == (len(clouds),)), None
+    )
     if label_column is not None and getattr(stored.get(label_column), "shape", None) != (len(clouds),):
         raise UserError(f"{path} has no label for each shape under '{label_column}'; it has {', '.join(stored)}.")
     labels, names = (None, ()) if key is None else numbered(stored[key].tolist())

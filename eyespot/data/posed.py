@@ -189,7 +189,9 @@ def cut(keys: Sequence[Any], numbers: Sequence[int] | None) -> tuple[np.ndarray,
 
 
 # --- opening --------------------------------------------------------------------------------------------------
-def open_posed(value: Any, *, split: str | None = None, image_column: str | None = None, channels: int = 3) -> PosedSource:
+def open_posed(
+    value: Any, *, split: str | None = None, image_column: str | None = None, channels: int = 3
+) -> PosedSource:
     """The posed frames that a path or a name means, see the head of this file.
 
     Raises:
@@ -256,12 +258,16 @@ def _folder(root: Path, split: str | None, image_column: str | None, channels: i
     tables = sorted(p for p in root.iterdir() if p.suffix.lower() in PARQUET)
     if len(tables) == 1:
         return _table(tables[0], split, image_column, channels)
-    found = _seven_scenes(root, split) if any(root.glob("seq-*")) else _kitti(root) if (root / "poses").is_dir() else None
+    found = (
+        _seven_scenes(root, split) if any(root.glob("seq-*")) else _kitti(root) if (root / "poses").is_dir() else None
+    )
     if found is None:
         raise UserError(f"{root} is neither of 7-Scenes (seq-01/...) nor of KITTI odometry (sequences/, poses/).")
     images, poses, keys = found
     if not images:
-        raise UserError(f"{root} holds no frame with a pose{f' in the split {split}' if split else ''}; check its names.")
+        raise UserError(
+            f"{root} holds no frame with a pose{f' in the split {split}' if split else ''}; check its names."
+        )
     starts, ends = cut(keys, None)
     name = str(root) + (f":{split}" if split else "")
     return FrameSource(name, images, poses, [str(p) for p in images], starts=starts, ends=ends, channels=channels)

@@ -56,7 +56,9 @@ def frame(split: str, i: int) -> np.ndarray:
 def _painted(hit: np.ndarray, axis: np.ndarray, wall: np.ndarray, distance: np.ndarray) -> np.ndarray:
     along = np.where(axis == 0, hit[..., 1], hit[..., 0])
     up = np.where(axis == 2, hit[..., 1], hit[..., 2])
-    base = np.array([[0.8, 0.3, 0.2], [0.2, 0.6, 0.3], [0.2, 0.3, 0.8], [0.8, 0.7, 0.2], [0.4, 0.3, 0.3], [0.7, 0.7, 0.7]])
+    base = np.array(
+        [[0.8, 0.3, 0.2], [0.2, 0.6, 0.3], [0.2, 0.3, 0.8], [0.8, 0.7, 0.2], [0.4, 0.3, 0.3], [0.7, 0.7, 0.7]]
+    )
     colour = base[wall]
     for k in range(3):
         wave = np.sin((1.1 + 0.7 * k + 0.3 * wall) * along + k) * np.cos((1.7 + 0.5 * k) * up + wall)

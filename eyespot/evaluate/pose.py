@@ -65,7 +65,9 @@ def regressed(train: Tensor, train_poses: Tensor, test: Tensor) -> tuple[Tensor,
     errors = {}
     for strength in GRID:
         fitted = ridge(x[:cut], y[:cut], strength)
-        errors[strength] = float((x[cut:] @ fitted[:-1] + fitted[-1] - y[cut:]).square().mean()) if cut < len(x) else 0.0
+        errors[strength] = (
+            float((x[cut:] @ fitted[:-1] + fitted[-1] - y[cut:]).square().mean()) if cut < len(x) else 0.0
+        )
     best = min(GRID, key=lambda s: errors[s])
     fitted = ridge(x, y, best)
     return as_quaternions(z @ fitted[:-1] + fitted[-1]), best
@@ -74,12 +76,21 @@ def regressed(train: Tensor, train_poses: Tensor, test: Tensor) -> tuple[Tensor,
 def optimised(predicted: Tensor, true: Tensor, starts: np.ndarray) -> Tensor:
     """Every pose [n, 7] after optimising the window around it with the exact odometry; windows end with a sequence."""
     out = predicted.clone()
-    for i in range(len(predicted)):
-        rows = [k for k in range(i - WINDOW // 2, i + WINDOW // 2 + 1) if 0 <= k < len(starts) and starts[k] == starts[i]]
-        if len(rows) > 1:
-            steps = as_quaternions(odometry(as_logarithms(true[rows].double())))
-            out[i] = optimised_poses(predicted[rows], steps, COVARIANCES)[rows.index(i)].to(out)
+    around = [_window(i, starts) for i in range(len(predicted))]
+    for length in sorted({len(rows) for rows in around} - {1}):
+        middle = [i for i, rows in enumerate(around) if len(rows) == length]
+        rows = torch.tensor([around[i] for i in middle])
+        steps = as_quaternions(odometry(as_logarithms(true[rows].double())))
+        found = optimised_poses(predicted[rows], steps, COVARIANCES)
+        at = torch.tensor([around[i].index(i) for i in middle])
+        out[middle] = found[torch.arange(len(middle)), at].to(out)
     return out
+
+
+def _window(i: int, starts: np.ndarray) -> list[int]:
+    """The frames around frame i in its sequence."""
+    reach = range(max(0, i - WINDOW // 2), min(len(starts), i + WINDOW // 2 + 1))
+    return [k for k in reach if starts[k] == starts[i]]
 
 
 def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measured:
@@ -99,11 +110,16 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
     started = time.perf_counter()
     method = _own(o.model, device)
     cut = len(data) if test is not None else round(len(data) * (1 - HELD_OUT))
-    sides = [(data, np.arange(cut)), (data, np.arange(cut, len(data))) if test is None else (test, np.arange(len(test)))]
+    sides = [
+        (data, np.arange(cut)),
+        (data, np.arange(cut, len(data))) if test is None else (test, np.arange(len(test))),
+    ]
     nets = [model.net, *twins]
     train, tested = (_seen(nets, method if k else None, *side, size, o, device) for k, side in enumerate(sides))
     if len(train.index) < 8 or len(tested.index) < 2:
-        raise UserError(f"'{data.source.name}' has {len(train.index)} readable frames; the regression needs eight or more.")
+        raise UserError(
+            f"'{data.source.name}' has {len(train.index)} readable frames; the regression needs eight or more."
+        )
     outcomes = [_outcome(k, train, tested, sides[1][0]) for k in range(len(nets))]
     rows = len(sides[0][1]) + len(sides[1][1])
     config: dict[str, Any] = {

@@ -99,9 +99,7 @@ def weighed(translation: Tensor, rotation: Tensor, beta: Tensor | float, gamma: 
     return (-b).exp() * translation + b + (-g).exp() * rotation + g
 
 
-def pose_loss(
-    predicted: Tensor, target: Tensor, beta: Tensor | float = 0.0, gamma: Tensor | float = -3.0
-) -> Tensor:
+def pose_loss(predicted: Tensor, target: Tensor, beta: Tensor | float = 0.0, gamma: Tensor | float = -3.0) -> Tensor:
     """PoseNet's loss with logarithms, of poses or relative poses [..., 6]; errors are means over all entries (eq. 2)."""
     error = (predicted - target).abs()
     return weighed(error[..., :3].mean(), error[..., 3:].mean(), beta, gamma)
@@ -114,9 +112,7 @@ def mapnet_loss(
     relative: tuple[Tensor | float, Tensor | float] = (0.0, -3.0),
 ) -> Tensor:
     """Absolute loss of tuples of poses [B, T, 6] and the loss of their plain differences (eq. 3, as released)."""
-    return pose_loss(predicted, target, *absolute) + pose_loss(
-        differences(predicted), differences(target), *relative
-    )
+    return pose_loss(predicted, target, *absolute) + pose_loss(differences(predicted), differences(target), *relative)
 
 
 def mapnet_pp_loss(
@@ -144,11 +140,12 @@ def _residuals(
     step: Tensor, t: Tensor, q: Tensor, start: Tensor, steps: Tensor, roots: tuple[float, ...], released: bool
 ) -> Tensor:
     """All residuals, divided by the roots of their covariances, one after the other."""
-    t, q = t + step[:, :3], product(q, quaternion_exp(step[:, 3:]))
-    frame = inverse(q[:-1])
-    moved = rotated(frame.detach() if released else frame, t[1:] - t[:-1])
-    parts = (t - start[:, :3], q - start[:, 3:], moved - steps[:, :3], product(frame, q[1:]) - steps[:, 3:])
-    return torch.cat([(part / root).flatten() for part, root in zip(parts, roots, strict=True)])
+    t, q = t + step[..., :3], product(q, quaternion_exp(step[..., 3:]))
+    frame = inverse(q[..., :-1, :])
+    moved = rotated(frame.detach() if released else frame, t[..., 1:, :] - t[..., :-1, :])
+    turned = product(frame, q[..., 1:, :])
+    parts = (t - start[..., :3], q - start[..., 3:], moved - steps[..., :3], turned - steps[..., 3:])
+    return torch.cat([(part / root).flatten(-2) for part, root in zip(parts, roots, strict=True)], -1)
 
 
 def pose_graph_cost(poses: Tensor, start: Tensor, steps: Tensor, covariances: tuple[float, ...]) -> Tensor:
@@ -171,24 +168,29 @@ def optimised_poses(
         sum_i |t_i - t^_i|^2 / s_1 + |q_i - q^_i|^2 / s_2 + |R_i^-1 (t_i+1 - t_i) - v_i|^2 / s_3 + |q_i^-1 q_i+1 - r_i|^2 / s_4
 
     Args:
-        predicted: [n, 7], t^ and q^.
-        steps: [n - 1, 7], v and r: each pose in the frame of the one before.
+        predicted: [..., n, 7], t^ and q^, of one window or of many.
+        steps: [..., n - 1, 7], v and r: each pose in the frame of the one before.
         covariances: s of translation, rotation, translation of a step, rotation of a step: larger is trusted less.
         released: leave out of the derivative that a step's translation turns with its frame, as the authors' code does.
 
     Returns:
-        [n, 7].
+        [..., n, 7].
     """
     roots = tuple(s**0.5 for s in covariances)
-    start = torch.cat([predicted[:, :3], upper(predicted[:, 3:])], 1).double()
-    steps = torch.cat([steps[:, :3], upper(steps[:, 3:])], 1).double()
-    t, q = start[:, :3], start[:, 3:]
-    none = start.new_zeros(len(start), 6)
+    windows = torch.cat([predicted[..., :3], upper(predicted[..., 3:])], -1).double()
+    start, shape = windows.reshape(-1, *windows.shape[-2:]), windows.shape
+    steps = torch.cat([steps[..., :3], upper(steps[..., 3:])], -1).double().reshape(len(start), -1, 7)
+    t, q = start[..., :3], start[..., 3:]
+    none = torch.zeros_like(start[..., :6])
+
+    def residuals(step: Tensor, *values: Tensor) -> Tensor:
+        return _residuals(step, *values, roots, released)
+
     for _ in range(iterations):
-        values = (t, q, start, steps, roots, released)
         with torch.enable_grad():
-            slope = torch.func.jacrev(lambda s, v=values: _residuals(s, *v))(none).flatten(1)
-        move = torch.linalg.lstsq(slope, -_residuals(none, *values)[:, None]).solution.view(-1, 6)
-        t, q = t + move[:, :3], product(q, quaternion_exp(move[:, 3:]))
-        q = q / q.norm(dim=1, keepdim=True)
-    return torch.cat([t, q], 1).to(predicted.dtype)
+            slope = torch.func.vmap(torch.func.jacrev(residuals))(none, t, q, start, steps).flatten(2)
+        wrong = residuals(none, t, q, start, steps).unsqueeze(-1)
+        move = torch.linalg.lstsq(slope, -wrong).solution.view_as(none)
+        t, q = t + move[..., :3], product(q, quaternion_exp(move[..., 3:]))
+        q = q / q.norm(dim=-1, keepdim=True)
+    return torch.cat([t, q], -1).reshape(shape).to(predicted.dtype)

@@ -31,9 +31,7 @@ def open_data(value: Any, reading: Reading) -> RecordData:
     r = reading
     channels = r.channels or 3
     source = open_clouds(value, split=r.split, label_column=r.label_column, channels=channels)
-    return RecordData(
-        source, channels=channels, workers=r.workers, max_bad=r.max_bad, cache_bytes=r.cache_bytes
-    )
+    return RecordData(source, channels=channels, workers=r.workers, max_bad=r.max_bad, cache_bytes=r.cache_bytes)
 
 
 def clean(batch: Mapping[str, Any], size: int, device: torch.device | None = None) -> Tensor:

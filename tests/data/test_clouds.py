@@ -30,7 +30,9 @@ def write_off(path, vertices=CUBE, faces=FACES):
 
 
 def write_pcd(path, points, binary):
-    head = f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z i\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nPOINTS {len(points)}\n"
+    head = (
+        f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z i\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nPOINTS {len(points)}\n"
+    )
     table = np.concatenate([points, np.arange(len(points), dtype=np.float32)[:, None]], 1)
     body = table.astype("<f4").tobytes() if binary else "\n".join(" ".join(map(str, r)) for r in table).encode()
     path.write_bytes(f"{head}DATA {'binary' if binary else 'ascii'}\n".encode() + body)
@@ -51,7 +53,9 @@ def write(path, points):
         path.write_text(first + "\n".join((", " if kind == ".csv" else " ").join(map(str, p)) for p in points.tolist()))
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.txt", "a.xyz", "a.pts", "a.csv", "a.bin", "text.pcd", "binary.pcd"])
+@pytest.mark.parametrize(
+    "name", ["a.npy", "a.npz", "a.txt", "a.xyz", "a.pts", "a.csv", "a.bin", "text.pcd", "binary.pcd"]
+)
 def test_files_of_points(tmp_path, name):
     points = some()
     write(tmp_path / name, points)
@@ -116,7 +120,12 @@ def test_a_broken_file_is_bad_and_says_why(tmp_path, name):
 
 
 def test_points_that_are_no_places_are_bad(tmp_path):
-    for name, values in {"nan": some() * np.nan, "flat": some(5, 2), "same": np.ones((9, 3)), "line": some(1, 7)[0]}.items():
+    for name, values in {
+        "nan": some() * np.nan,
+        "flat": some(5, 2),
+        "same": np.ones((9, 3)),
+        "line": some(1, 7)[0],
+    }.items():
         np.save(tmp_path / f"{name}.npy", values)
         with pytest.raises(BadFile):
             open_clouds(tmp_path / f"{name}.npy").record(0)
@@ -179,7 +188,9 @@ def test_voxels_become_points_on_the_surface(tmp_path):
 def test_clouds_in_parquet(tmp_path):
     nested, flat = [some(4).tolist(), some(6).tolist(), None], [some(4).reshape(-1).tolist(), [1.0] * 7, [0.0] * 9]
     for name, values in (("nested", nested), ("flat", flat)):
-        pq.write_table(pa.table({"points": values, "label": ["a", "b", "a"], "split": ["train"] * 3}), tmp_path / f"{name}.parquet")
+        pq.write_table(
+            pa.table({"points": values, "label": ["a", "b", "a"], "split": ["train"] * 3}), tmp_path / f"{name}.parquet"
+        )
     source = open_clouds(tmp_path / "nested.parquet")
     assert source.labels.tolist() == [0, 1, 0] and source.record(1, {"points": 6})["points"].shape == (6, 3)
     with pytest.raises(BadFile):
@@ -218,7 +229,12 @@ def test_bad_clouds_are_counted_and_left_out(tmp_path):
 
 
 def test_what_is_no_cloud_is_refused_with_a_remedy(tmp_path):
-    for value, words in ((tmp_path, "holds no shapes"), (tmp_path / "no", "There is no path"), (7, "not as int"), ("", "path")):
+    for value, words in (
+        (tmp_path, "holds no shapes"),
+        (tmp_path / "no", "There is no path"),
+        (7, "not as int"),
+        ("", "path"),
+    ):
         with pytest.raises(UserError, match=words):
             open_clouds(value)
     with pytest.raises(UserError, match="at least three numbers"):

@@ -140,14 +140,16 @@ def test_the_made_tour_is_the_same_every_time_and_its_places_look_different():
 
 def test_what_has_no_poses_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    for value, words in ((tmp_path, "neither of 7-Scenes"), (tmp_path / "no", "no path"), (tmp_path / "a.txt", "no posed")):
+    for value, words in (
+        (tmp_path, "neither of 7-Scenes"),
+        (tmp_path / "no", "no path"),
+        (tmp_path / "a.txt", "no posed"),
+    ):
         with pytest.raises(UserError, match=words):
             open_posed(value)
 
 
-@pytest.mark.parametrize(
-    ("name", "n"), [("rgbd_posed_scene", 200), ("kitti_odometry_mini", 102), ("nerf_fox", 43)]
-)
+@pytest.mark.parametrize(("name", "n"), [("rgbd_posed_scene", 200), ("kitti_odometry_mini", 102), ("nerf_fox", 43)])
 def test_real_frames(shared_data, name, n):
     source = open_posed(shared_data(name))
     assert len(source) == n

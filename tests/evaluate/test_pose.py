@@ -57,7 +57,7 @@ def test_optimised_windows_are_nearer_to_the_truth_and_end_with_the_sequence():
 
 def test_the_protocol_on_a_run_and_on_a_backbone(tmp_path):
     run = eyespot.pretrain(
-        "mapnet", data="tour:train", out=tmp_path / "run", backbone="resnet8", image_size=16, epochs=0.1, workers=0,
+        "mapnet", data="tour:train", out=tmp_path / "run", backbone="resnet8", image_size=16, epochs=0.05, workers=0,
         batch_size=20, set_={"hidden": 8}, pictures=False,
     )  # fmt: skip
     options = {"test_data": "tour:test", "protocol": "pose", "workers": 0}

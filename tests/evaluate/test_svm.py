@@ -54,7 +54,9 @@ def test_an_episode_against_a_loop():
     found = few_shot._episode(x, y.numpy(), z, t.numpy(), shared, 5, 2, 0, 3, name)
     classes = few_shot._chosen(shared, 5, 0, f"few shot/{name}/classes", 3)
     assert sorted(classes.tolist()) == [0, 1, 2, 3, 4]
-    support = {c: few_shot._chosen(np.flatnonzero(y.numpy() == c), 2, 0, f"few shot/{name}/support", 3) for c in classes}
+    support = {
+        c: few_shot._chosen(np.flatnonzero(y.numpy() == c), 2, 0, f"few shot/{name}/support", 3) for c in classes
+    }
     right = 0
     for i in range(40):
         scores = {c: float(z[i] @ torch.nn.functional.normalize(x[support[c]].mean(0), dim=0)) for c in classes}

@@ -178,7 +178,11 @@ def test_pictures_show_masks_and_what_is_put_back():
     assert set(shown) == {"reconstruction", "depth"}
     for columns in shown.values():
         for values in columns.values():
-            assert values.shape[0] == 8 and bool(values.isfinite().all()) and 0 <= float(values.min()) <= float(values.max()) <= 1
+            assert (
+                values.shape[0] == 8
+                and bool(values.isfinite().all())
+                and 0 <= float(values.min()) <= float(values.max()) <= 1
+            )
     seen, whole = (float((shown["reconstruction"][k] < 0.99).float().mean()) for k in ("visible", "cloud"))
     assert 0 < seen < whole
 

@@ -136,7 +136,9 @@ class I2PMAE(Method):
         if not isinstance(backbone, PointBackbone):
             name = getattr(backbone, "name", type(backbone).__name__)
             raise UserError(f"I2P-MAE encodes clouds, so it needs points_micro or point_m2ae, not '{name}'.")
-        check_ranges(config, weight_2d=(0, None), teacher_epochs=POSITIVE, decoder_depth=WIDTH, mask_temperature=POSITIVE)
+        check_ranges(
+            config, weight_2d=(0, None), teacher_epochs=POSITIVE, decoder_depth=WIDTH, mask_temperature=POSITIVE
+        )
         check_ranges(config, scale=(1.0, None), shift=(0, None), turn=SHARE)
         net = backbone.net
         self.tokens = net.groups[-1]

@@ -135,8 +135,16 @@ class MapNet(Method):
         [B, T, 6]; whether a tuple's poses are "known", bool [B]; the measured "odometry" [B, T - 1, 6]."""
         c = self.config
         target = as_logarithms(batch["pose"].to(draws.device))
-        known = batch["place"].to(draws.device).amax(1) < c.labelled if c.labelled < 1 else target[:, 0, 0] == target[:, 0, 0]
-        views = {"frames": resized(batch["image_pair"].to(draws.device), c.image_size), "target": target, "known": known}
+        known = (
+            batch["place"].to(draws.device).amax(1) < c.labelled
+            if c.labelled < 1
+            else target[:, 0, 0] == target[:, 0, 0]
+        )
+        views = {
+            "frames": resized(batch["image_pair"].to(draws.device), c.image_size),
+            "target": target,
+            "known": known,
+        }
         if c.frames > 1:
             views["odometry"] = self._measured(target, draws)
         return views
@@ -148,7 +156,9 @@ class MapNet(Method):
             return true
         fixed = Draws(draws.seed, 0, 0, draws.index, draws.device, draws.prefix)
         noise = fixed.noise("odometry", *true.shape[1:], normal=True).to(true)
-        size = torch.cat([part.norm(dim=-1, keepdim=True).expand_as(part) for part in (true[..., :3], true[..., 3:])], -1)
+        size = torch.cat(
+            [part.norm(dim=-1, keepdim=True).expand_as(part) for part in (true[..., :3], true[..., 3:])], -1
+        )
         return true + self.config.odometry_noise * size * noise
 
     def forward(self, views: dict[str, Any], draws: Draws | None = None) -> dict[str, Tensor]:
