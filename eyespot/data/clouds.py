@@ -2,8 +2,8 @@
 
     a folder                    shape files at any depth; class folders become labels; split folders above or below them
     a text list                 one path a line, with an optional label after a tab
-    a set in one .npz           "points" or "xyz" [S, N, 3], or "voxels_packed" [S, side^3 / 8]; "label" or "category" [S],
-                                "split" [S]
+    a set in one .npz           "points" or "xyz" [S, N, 3], or "voxels_packed" [S, side^3 / 8]; "label" or
+                                "category" [S], "split" [S]
     a Parquet file              a column "points" of 3 N numbers (or lists of three), and label and split columns
     shapes:train, shapes:test   made solids (solids.py)
 
@@ -298,7 +298,7 @@ def _folder(root: Path, split: str | None, label_column: str | None, common: dic
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith((".", "README"))
     )
     tables = sorted(p for p in root.iterdir() if p.suffix.lower() in PARQUET)
-    if not files and len(tables) == 1 or len(files) == 1 and files[0].endswith(".npz"):
+    if (not files and len(tables) == 1) or (len(files) == 1 and files[0].endswith(".npz")):
         return _file(tables[0] if not files else root / files[0], split, label_column, common)
     if not files:
         raise UserError(f"The folder {root} holds no shapes; give one with files such as .off, .ply, .npy or .pcd.")

@@ -1,9 +1,9 @@
 """Frames with camera poses as records.
 
-    a Parquet file       a column "image" and one of "pose", "pose_3x4", "camera_to_world" (12 or 16 numbers, row after row);
-                         "sequence", "frame" and "split" where they are there
-    a folder             of 7-Scenes: seq-01/frame-000000.color.png beside frame-000000.pose.txt, TrainSplit.txt, TestSplit.txt
-                         of KITTI odometry: sequences/00/image_2/000000.png and poses/00.txt
+    a Parquet file       a column "image" and one of "pose", "pose_3x4", "camera_to_world" (12 or 16 numbers,
+                         row after row); "sequence", "frame" and "split" where they are there
+    a folder             of 7-Scenes: seq-01/frame-000000.color.png beside frame-000000.pose.txt, TrainSplit.txt,
+                         TestSplit.txt; of KITTI odometry: sequences/00/image_2/000000.png and poses/00.txt
     tour:train, :test    a made room (tour.py)
 
 Sample i is the tuple of frames around frame i of its sequence:
@@ -13,8 +13,8 @@ Sample i is the tuple of frames around frame i of its sequence:
     "place"        float32 [T], where in its sequence each frame stands, from 0 to 1
     "image"        uint8 [C, H, W], frame i itself: what a frozen network of pictures sees
 
-The plan {"frames": T, "spacing": k, "short_side": s} says how many frames, how far apart, and how large; a tuple is clamped
-at the ends of the sequence. Frames of another shape than the first are resized to it.
+The plan {"frames": T, "spacing": k, "short_side": s} says how many frames, how far apart, and how large; a tuple is
+clamped at the ends of the sequence. Frames of another shape than the first are resized to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Made solids as point clouds: `shapes:train` and `shapes:test`, so that tests and a demo need no files.
 
 Twelve families of everyday outlines (ellipsoid, box, cylinder, cone, torus, capsule, pyramid, table, chair, lamp, mug,
-dumbbell). Shape i is of family i mod 12, of its own proportions, tapered, twisted and turned about the upright axis, and
-its surface is sampled evenly by area. Everything is a function of the split and i, and the points of the seed.
+dumbbell). Shape i is of family i mod 12, of its own proportions, tapered, twisted and turned about the upright axis,
+and its surface is sampled evenly by area. Everything is a function of the split and i, and the points of the seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A made room with a camera that goes round in it: `tour:train` and `tour:test`, so that tests and a demo need no files.
+"""A made room with a camera that goes round in it: `tour:train` and `tour:test`, so that tests and a demo need no
+files.
 
-The walls, the floor and the ceiling carry patterns of their own, so that every place looks different; the two tours are two
-closed curves through the same room. Frames are rendered by intersecting the rays of the pixels with the six planes.
+The walls, the floor and the ceiling carry patterns of their own, so that every place looks different; the two tours are
+two closed curves through the same room. Frames are rendered by intersecting the rays of the pixels with the six planes.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Few-shot episodes on frozen features, version 1: n classes, k samples of each, many draws.
 
 An episode draws n classes, k training samples of each and at most 20 test samples of each. A class is the mean of its k
-unit features, and a test sample goes to the class whose direction is nearest (prototypes by cosine; Snell, Swersky, Zemel;
-NeurIPS 2017, on frozen features). The result of a setting is the mean accuracy over EPISODES draws in percent, and beside it
-`_ci95`, half the width of its 95 % interval, 1.96 * deviation / sqrt(EPISODES), and `_spread`, the deviation over draws.
+unit features, and a test sample goes to the class whose direction is nearest (prototypes by cosine; Snell, Swersky,
+Zemel; NeurIPS 2017, on frozen features). The result of a setting is the mean accuracy over EPISODES draws in percent,
+and beside it `_ci95`, half the width of its 95 % interval, 1.96 * deviation / sqrt(EPISODES), and `_spread`, the
+deviation over draws.
 
-The draws are made by (seed, setting, episode): the same for the model and for its floor. A setting that the data does not
-allow is left out, and the config says why. Point-BERT and its followers fine-tune on ten fixed draws of {5, 10} classes with
-{10, 20} samples; these settings are among those here, but nothing is trained.
+The draws are made by (seed, setting, episode): the same for the model and for its floor. A setting that the data does
+not allow is left out, and the config says why. Point-BERT and its followers fine-tune on ten fixed draws of {5, 10}
+classes with {10, 20} samples; these settings are among those here, but nothing is trained.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Where the camera was, told from frozen features, version 1: median errors in metres and degrees; lower is better.
 
     translation, rotation    by a ridge regression from the features of the training frames to their poses
-    own_translation, ...     by the model's own head, where it is a run of a method that predicts poses (mapnet); in place
-                             of a floor stands the middle of the training poses, which needs no picture
+    own_translation, ...     by the model's own head, where it is a run of a method that predicts poses (mapnet); in
+                             place of a floor stands the middle of the training poses, which needs no picture
     pgo_translation, ...     the same after pose-graph optimisation with exact odometry between the test frames
 
     minimise  mean_i |W x_i + b - (t_i, w_i)|^2 + strength |W|^2
 
-on standardised features, t the translation and w the logarithm of the rotation's quaternion, with the strength that does
-best on the last fifth of the training frames. Errors are medians over all test frames, as 7-Scenes reports them (for scenes
-in folders of their own: evaluate each, and average). Without test data the last fifth of `data` is measured: neighbouring
-frames look alike, so a random part would measure memory. Frames are read one by one in their order; nothing is random but
-the floor's weights.
+on standardised features, t the translation and w the logarithm of the rotation's quaternion, with the strength that
+does best on the last fifth of the training frames. Errors are medians over all test frames, as 7-Scenes reports them
+(for scenes in folders of their own: evaluate each, and average). Without test data the last fifth of `data` is
+measured: neighbouring frames look alike, so a random part would measure memory. Frames are read one by one in their
+order; nothing is random but the floor's weights.
 """
 
 from __future__ import annotations

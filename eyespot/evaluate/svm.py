@@ -4,10 +4,10 @@ One-against-one linear machines (`sklearn.svm.SVC(kernel="linear")`) on the feat
 
     top1          C chosen from GRID by five-fold cross-validation on the training samples, on features scaled by their
                   mean norm, so that networks whose features differ in size are treated alike
-    top1_fixed    C = 0.01 on the raw features, as Point-M2AE and I2P-MAE (arXiv 2205.14401, 2212.06785) report on ModelNet40
+    top1_fixed    C = 0.01 on the raw features, as I2P-MAE (arXiv 2212.06785) reports on ModelNet40
 
-The papers choose C on the test samples; here no test sample is seen before the end. Ties between equally good C go to the
-smaller one. Nothing is random.
+The papers choose C on the test samples; here no test sample is seen before the end. Ties between equally good C go to
+the smaller one. Nothing is random.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run(
 
 
 def choose(x: np.ndarray, y: np.ndarray) -> tuple[float, dict[float, float]]:
-    """The best C of GRID by cross-validation, and the accuracy of each; 1.0 and nothing where a class has one sample."""
+    """The best C of GRID by cross-validation, and the accuracy of each; 1.0 and none where a class has one sample."""
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.svm import SVC
 

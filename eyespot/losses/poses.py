@@ -30,8 +30,8 @@ def quaternion_exp(w: Tensor) -> Tensor:
 
 
 def quaternion_log(q: Tensor) -> Tensor:
-    """v / |v| arccos(u): logarithms [..., 3] of unit quaternions (u, v) [..., 4]; 0 where v is 0. By the arctangent, whose
-    gradient is finite where the arccosine's is not."""
+    """v / |v| arccos(u): logarithms [..., 3] of unit quaternions (u, v) [..., 4]; 0 where v is 0. By the arctangent,
+    whose gradient is finite where the arccosine's is not."""
     u, v = q[..., :1], q[..., 1:]
     n, tiny = _length(v)
     return torch.where(tiny, torch.ones_like(n), torch.atan2(n, u) / n) * v
@@ -94,13 +94,13 @@ def composed(pose: Tensor, step: Tensor) -> Tensor:
 
 @full_precision
 def weighed(translation: Tensor, rotation: Tensor, beta: Tensor | float, gamma: Tensor | float) -> Tensor:
-    """e^-beta translation + beta + e^-gamma rotation + gamma, of mean absolute errors (Kendall and Cipolla, CVPR 2017)."""
+    """e^-beta translation + beta + e^-gamma rotation + gamma, of mean errors (Kendall and Cipolla, CVPR 2017)."""
     b, g = torch.as_tensor(beta).to(translation), torch.as_tensor(gamma).to(translation)
     return (-b).exp() * translation + b + (-g).exp() * rotation + g
 
 
 def pose_loss(predicted: Tensor, target: Tensor, beta: Tensor | float = 0.0, gamma: Tensor | float = -3.0) -> Tensor:
-    """PoseNet's loss with logarithms, of poses or relative poses [..., 6]; errors are means over all entries (eq. 2)."""
+    """PoseNet's loss with logarithms, of poses or relative poses [..., 6]; errors are means over entries (eq. 2)."""
     error = (predicted - target).abs()
     return weighed(error[..., :3].mean(), error[..., 3:].mean(), beta, gamma)
 
@@ -122,8 +122,8 @@ def mapnet_pp_loss(
     absolute: tuple[Tensor | float, Tensor | float] = (0.0, -3.0),
     relative: tuple[Tensor | float, Tensor | float] = (0.0, -3.0),
 ) -> Tensor:
-    """MapNet++ (eq. 4): the first T of the predictions [B, 2 T, 6] against their poses [B, T, 6], and what the last T say
-    about odometry against what was measured [B, T - 1, 6]."""
+    """MapNet++ (eq. 4): the first T of the predictions [B, 2 T, 6] against their poses [B, T, 6], and what the last
+    T say about odometry against what was measured [B, T - 1, 6]."""
     known = target.shape[1]
     return pose_loss(predicted[:, :known], target, *absolute) + pose_loss(
         odometry(predicted[:, known:]), measured, *relative
@@ -165,7 +165,8 @@ def optimised_poses(
 ) -> Tensor:
     """Predicted poses brought together with measured steps between them, by Gauss-Newton (section 3.4).
 
-        sum_i |t_i - t^_i|^2 / s_1 + |q_i - q^_i|^2 / s_2 + |R_i^-1 (t_i+1 - t_i) - v_i|^2 / s_3 + |q_i^-1 q_i+1 - r_i|^2 / s_4
+        sum_i |t_i - t^_i|^2 / s_1 + |q_i - q^_i|^2 / s_2
+            + |R_i^-1 (t_i+1 - t_i) - v_i|^2 / s_3 + |q_i^-1 q_i+1 - r_i|^2 / s_4
 
     Args:
         predicted: [..., n, 7], t^ and q^, of one window or of many.

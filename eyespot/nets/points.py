@@ -2,12 +2,12 @@
 
     points_nano     levels of 32 / 16 / 8 tokens, widths 16 / 24 / 32, one block a level
     points_micro    levels of 64 / 32 / 16 tokens, widths 32 / 64 / 96, two blocks a level
-    point_m2ae      levels of 512 / 256 / 64 tokens, widths 96 / 192 / 384, five blocks a level (Zhang et al., NeurIPS 2022,
-                    arXiv 2205.14401), for clouds of 1,024 points and more
+    point_m2ae      levels of 512 / 256 / 64 tokens, widths 96 / 192 / 384, five blocks a level (Zhang et al., NeurIPS
+                    2022, arXiv 2205.14401), for clouds of 1,024 points and more
 
 A token stands for a group: a centre and its nearest neighbours in the level below, by a small PointNet (Qi et al., CVPR
-2017). Positions are added before every block. Features are the largest values over the tokens of the last level, or these
-and their means (`pooling="max_mean"`).
+2017). Positions are added before every block. Features are the largest values over the tokens of the last level, or
+these and their means (`pooling="max_mean"`).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def depth_map(points: Tensor, size: int = 224) -> tuple[Tensor, Tensor]:
     Returns:
         [B, 1, size, size] in (0, 1), and the index of `pixels_of`.
     """
-    index, _, offset = pixels_of(points, size)
+    index, _, _offset = pixels_of(points, size)
     step = torch.arange(-REACH, REACH + 1, device=points.device)
     square = torch.stack(torch.meshgrid(step, step, indexing="ij"), -1).view(-1, 2)
     spread = (index[:, :, None] + square).flatten(1, 2).clamp(0, size - 1)

@@ -151,7 +151,7 @@ def test_folders_of_classes_and_splits(tmp_path, layout):
     train, test, everything = open_clouds(tmp_path), open_clouds(f"{tmp_path}:test"), open_clouds(tmp_path, split="all")
     assert (len(train), len(test), len(everything)) == (6, 4, 10)
     assert train.class_names == ("chair", "lamp") and sorted(test.labels.tolist()) == [0, 0, 1, 1]
-    with pytest.raises(UserError, match="no split 'tests'.*'test'"):
+    with pytest.raises(UserError, match=r"no split 'tests'.*'test'"):
         open_clouds(tmp_path, split="tests")
 
 

@@ -11,7 +11,7 @@ from eyespot.data.records import RecordData
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Info, total
-from eyespot.methods.points.i2p_mae import DepthContrast, I2PMAE, I2PMAEConfig
+from eyespot.methods.points.i2p_mae import I2PMAE, DepthContrast, I2PMAEConfig
 from eyespot.nets.backbones import backbone
 from eyespot.train.step import on_device
 
@@ -192,7 +192,7 @@ def test_mistakes_are_said_with_a_remedy(tmp_path):
         I2PMAE(backbone("resnet8", image_size=32))
     with pytest.raises(UserError, match="hides none or all of 8 tokens"):
         make(mask_ratio=0.01)
-    with pytest.raises(UserError, match="holds no backbone.json"):
+    with pytest.raises(UserError, match=r"holds no backbone\.json"):
         make(teacher=str(tmp_path))
     with pytest.raises(UserError, match="even number"):
         make(depth_size=33)

@@ -2,8 +2,8 @@
 Qiao, Gao, Li; CVPR 2023; arXiv 2212.06785).
 
 Most tokens of a cloud are hidden; a hierarchy of transformers encodes the few that are left and a decoder puts back the
-points of the others. A frozen network of pictures looks at three depth maps of the cloud and helps twice: tokens where it
-sees much are more likely to stay, and the visible tokens must tell its features at their points.
+points of the others. A frozen network of pictures looks at three depth maps of the cloud and helps twice: tokens where
+it sees much are more likely to stay, and the visible tokens must tell its features at their points.
 
     L = mean_masked CD2(p, p*) + w mean_visible mean (f - [F1; F2; F3])^2        (section 3.3)
 
@@ -11,14 +11,14 @@ with p the k points of a token's group less its centre, CD2 the Chamfer distance
 back to the points. The tokens that stay on the coarsest level are drawn without replacement with probabilities
 softmax(s / T) of the salience s; a finer token is visible when a visible group has it.
 
-Paper and code: the teacher is CLIP's ViT-B/16 in the paper. Here it is any network of pictures: a run, a folder of saved
-weights or a name with published ones; "depth", the default, is a small network that learns before the training and without
-labels to tell the depth maps of the data apart, and "random" the same one untrained, as a control. Salience is what the
-class token attends to, or the norm of the features where there is none. The authors' features are raw numbers of CLIP's
-size; `standardise` brings those of other teachers to that of the batch. The released code always shows token 0 of sample 0,
-turns clouds and then trains on those that are not turned (`turn` is 0, as it works there), and embeds hidden groups before
-it drops them, so that they are in the statistics of the batch norms; here they are not. `mask="random"` and `weight_2d=0`
-make it a plain Point-M2AE.
+Paper and code: the teacher is CLIP's ViT-B/16 in the paper. Here it is any network of pictures: a run, a folder of
+saved weights or a name with published ones; "depth", the default, is a small network that learns before the training
+and without labels to tell the depth maps of the data apart, and "random" the same one untrained, as a control. Salience
+is what the class token attends to, or the norm of the features where there is none. The authors' features are raw
+numbers of CLIP's size; `standardise` brings those of other teachers to that of the batch. The released code always
+shows token 0 of sample 0, turns clouds and then trains on those that are not turned (`turn` is 0, as it works there),
+and embeds hidden groups before it drops them, so that they are in the statistics of the batch norms; here they are not.
+`mask="random"` and `weight_2d=0` make it a plain Point-M2AE.
 
     >>> method = I2PMAE(backbone("points_micro", image_size=256))
     >>> method({"points": torch.randn(8, 256, 3)})
@@ -127,8 +127,8 @@ class I2PMAE(Method):
         warmup_epochs=10.0,
         backbone="points_micro",
         image_size=256,
-        expected="ShapeNet-55, point_m2ae, 2,048 points, CLIP: ModelNet40 SVM 93.35, fine-tuned 93.67; without 2D: 92.87 "
-        "(paper, tables 1 and 3).",
+        expected="ShapeNet-55, point_m2ae, 2,048 points, CLIP: ModelNet40 SVM 93.35, fine-tuned 93.67; without 2D: "
+        "92.87 (paper, tables 1 and 3).",
     )
 
     def __init__(self, backbone: Backbone, config: I2PMAEConfig = I2PMAEConfig(), info: Info | None = None):

@@ -1,20 +1,21 @@
 """MapNet: geometry-aware learning of maps for camera localization (Brahmbhatt, Gu, Kim, Hays, Kautz; CVPR 2018;
 arXiv 1712.03342).
 
-A network tells from one picture where the camera was. It learns from tuples of frames: their poses must be right, and so
-must the differences between them; frames whose pose is not known still teach it, because what it says about consecutive
-frames must agree with the odometry that was measured between them (MapNet++, the self-supervised part).
+A network tells from one picture where the camera was. It learns from tuples of frames: their poses must be right, and
+so must the differences between them; frames whose pose is not known still teach it, because what it says about
+consecutive frames must agree with the odometry that was measured between them (MapNet++, the self-supervised part).
 
-    L = sum_i h(p_i, p*_i) + sum_i h(v_i, v*_i)      h = e^-beta |t - t*|_1 + beta + e^-gamma |w - w*|_1 + gamma      (eq. 2-4)
+    L = sum_i h(p_i, p*_i) + sum_i h(v_i, v*_i)      h = e^-beta |t - t*|_1 + beta + e^-gamma |w - w*|_1 + gamma   (eq. 2-4)
 
-with p a translation t and the logarithm w of the rotation's quaternion, v the relative poses of consecutive frames, and beta,
-gamma learned for both.
+with p a translation t and the logarithm w of the rotation's quaternion, v the relative poses of consecutive frames, and
+beta, gamma learned for both.
 
 Paper and code: the L1 norms are means over all entries, as in the authors' code. `relative="difference"` compares plain
-differences of poses for known frames, as released; "frame" the pose in the frame of the camera before, as the paper writes.
-The odometry of unknown frames is always the latter. The released dropout never acted in the PyTorch of its time, so `dropout`
-is 0. Quaternions have w >= 0 before the logarithm, and its gradient is finite at no rotation, where the released code zeroes
-what is no number. Translations are standardised by the known frames. `relative="none"` is PoseNet with logarithms.
+differences of poses for known frames, as released; "frame" the pose in the frame of the camera before, as the paper
+writes. The odometry of unknown frames is always the latter. The released dropout never acted in the PyTorch of its
+time, so `dropout` is 0. Quaternions have w >= 0 before the logarithm, and its gradient is finite at no rotation, where
+the released code zeroes what is no number. Translations are standardised by the known frames. `relative="none"` is
+PoseNet with logarithms.
 
     >>> method = MapNet(backbone("resnet8", image_size=48))
     >>> method({"frames": torch.rand(2, 3, 3, 48, 64), "target": torch.randn(2, 3, 6), "known": torch.ones(2) > 0})
@@ -76,8 +77,8 @@ class MapNet(Method):
         warmup_epochs=1.0,
         backbone="resnet8",
         image_size=48,
-        expected="7-Scenes, ResNet-34 from ImageNet, mean of the medians: 0.21 m and 7.77 degrees, with PGO about 0.18 m and "
-        "6.6 degrees; PoseNet 0.23 m and 8.1 degrees (paper, table 1).",
+        expected="7-Scenes, ResNet-34 from ImageNet, mean of the medians: 0.21 m and 7.77 degrees, with PGO about 0.18 m "
+        "and 6.6 degrees; PoseNet 0.23 m and 8.1 degrees (paper, table 1).",
     )
 
     def __init__(self, backbone: Backbone, config: MapNetConfig = MapNetConfig(), info: Info | None = None):
@@ -198,7 +199,7 @@ class MapNet(Method):
 
     @staticmethod
     def _compared(predicted: Tensor, target: Tensor, used: Tensor, weights: Any) -> Tensor:
-        """The weighed errors of the tuples that are `used`, over all processes; without any, what the weights alone say."""
+        """The weighed errors of the tuples that are `used`, over all processes; without any, beta + gamma."""
         error = (predicted - target).abs()
         t, w = (global_mean(part.mean((-2, -1)), used) for part in (error[..., :3], error[..., 3:]))
         return weighed(t, w, weights[0], weights[1])
