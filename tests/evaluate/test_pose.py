@@ -55,6 +55,7 @@ def test_optimised_windows_are_nearer_to_the_truth_and_end_with_the_sequence():
     assert median_pose_errors(found, true)["translation"] < 0.8 * median_pose_errors(noisy, true)["translation"]
 
 
+@pytest.mark.slow
 def test_the_protocol_on_a_run_and_on_a_backbone(tmp_path):
     run = eyespot.pretrain(
         "mapnet", data="tour:train", out=tmp_path / "run", backbone="resnet8", image_size=16, epochs=0.05, workers=0,

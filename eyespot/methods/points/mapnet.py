@@ -5,7 +5,7 @@ A network tells from one picture where the camera was. It learns from tuples of 
 so must the differences between them; frames whose pose is not known still teach it, because what it says about
 consecutive frames must agree with the odometry that was measured between them (MapNet++, the self-supervised part).
 
-    L = sum_i h(p_i, p*_i) + sum_i h(v_i, v*_i)      h = e^-beta |t - t*|_1 + beta + e^-gamma |w - w*|_1 + gamma   (eq. 2-4)
+    L = sum_i h(p_i, p*_i) + sum_i h(v_i, v*_i)      h = e^-beta |t - t*|_1 + beta + e^-gamma |w - w*|_1 + gamma  (2-4)
 
 with p a translation t and the logarithm w of the rotation's quaternion, v the relative poses of consecutive frames, and
 beta, gamma learned for both.
@@ -77,8 +77,8 @@ class MapNet(Method):
         warmup_epochs=1.0,
         backbone="resnet8",
         image_size=48,
-        expected="7-Scenes, ResNet-34 from ImageNet, mean of the medians: 0.21 m and 7.77 degrees, with PGO about 0.18 m "
-        "and 6.6 degrees; PoseNet 0.23 m and 8.1 degrees (paper, table 1).",
+        expected="7-Scenes, ResNet-34 from ImageNet, mean of the medians: 0.21 m and 7.77 degrees, with PGO 0.18 m and "
+        "6.6 degrees; PoseNet 0.23 m and 8.1 degrees (paper, table 1).",
     )
 
     def __init__(self, backbone: Backbone, config: MapNetConfig = MapNetConfig(), info: Info | None = None):
