@@ -347,9 +347,9 @@ class ReproduceOptions(Options):
     """Called with each progress record."""
 
 
-PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "recalls", "finetune")
+PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "recalls", "svm", "few_shot", "finetune")
 PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation")
-PROTOCOLS += ("image_text", "zero_shot", "sts")
+PROTOCOLS += ("image_text", "zero_shot", "sts", "pose")
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -209,7 +209,7 @@ def backbone(
         ) from error
 
 
-FAMILIES = ("small", "audio", "video")
+FAMILIES = ("small", "audio", "video", "points")
 """Modules of `eyespot.nets` with nets of our own: each has NETS, by name, MODALITY and `build`."""
 Build = Callable[[str, bool, dict[str, Any], dict[str, Any]], Backbone]
 
