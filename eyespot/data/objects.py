@@ -2,15 +2,15 @@
 `objects:train`, `objects:test` and `objects:general`.
 
 A test of methods that take pictures apart. Discs, squares and triangles of three sizes, turned and placed at random,
-lie over each other, at least a quarter of each to be seen. A colour says little about what belongs together: an object
-may have that of another, the surfaces are striped, shaded or plain, and the background fades from one colour to
-another. Scenes of `train` and `test` have 2 to 4 objects, those of `general` 5 or 6: more than a method has met.
+lie over each other, at least a quarter of each to be seen. Colour alone does not say what belongs together: there are
+six, so objects share them, surfaces are striped, shaded or plain, and the dark background fades. Scenes of `train` and
+`test` have 2 or 3 objects, those of `general` 4 or 5: more than a method has met.
 
 The mask of a scene numbers its objects from the front, 1, 2, ..., and is 0 where the background is seen. `layers` are
 the complete shapes, also where others hide them. Everything is a pure function of (seed, split, scene).
 
 Source: the sets of Yuan et al., "Compositional scene representation learning via reconstruction: a survey" (TPAMI
-2023; arXiv 2202.07135), in kind: numbers of objects, visibility, and colours that differ from the background's.
+2023; arXiv 2202.07135), in kind: few objects that hide each other, and a split with more of them.
 
     >>> scenes = open_source("objects:train")
     >>> scenes.load(0).shape, scenes.mask(0).shape, scenes.layers(0).shape    # [3, 48, 48], [48, 48], [K, 48, 48]
@@ -31,18 +31,18 @@ from eyespot.errors import UserError, nearest
 NAME = "objects"
 SIDE, FINE = 48, 3
 """Pixels: side of a scene; samples along a pixel's side."""
-SPLITS = {"train": (4000, 2, 4), "test": (400, 2, 4), "general": (400, 5, 6)}
+SPLITS = {"train": (4000, 2, 3), "test": (400, 2, 3), "general": (400, 4, 5)}
 """Scenes, fewest and most objects of a split."""
 SHAPES = ("disc", "square", "triangle")
 SURFACES = ("plain", "striped", "shaded")
-RADII = (0.13, 0.17, 0.22)
+RADII = (0.15, 0.19, 0.23)
 """Of the circle around a shape, as a share of the side."""
 VISIBLE = 0.25
 """Least share of an object that is seen."""
-APART = 0.25
-"""Least square distance of an object's colour (RGB in [0, 1]) from the background's."""
-ALIKE = 0.25
-"""Probability that an object has the colour of the one in front of it."""
+COLOURS = np.array([[1, 0.1, 0.1], [0.1, 1, 0.1], [0.15, 0.25, 1], [1, 1, 0.1], [0.1, 1, 1], [1, 0.1, 1]])
+"""RGB of the objects, each far from every background (square distance above 0.25)."""
+GROUND = (0.05, 0.25)
+"""Grey of a background's middle."""
 TRIES = 100
 
 
@@ -157,29 +157,17 @@ def _shape(draws: Draws) -> np.ndarray:
 # --- colours --------------------------------------------------------------------------------------------------
 def _painted(coverage: np.ndarray, draws: Draws) -> np.ndarray:
     """The scene uint8 [3, S, S] of shapes that cover [K, S, S] of the pixels, from the front."""
-    ground = draws.uniform64("ground", 3)[0]
+    low, high = GROUND
     rows, columns = _grid(SIDE)
-    angle, change = draws.uniform64("fade", 2)[0]
+    grey, angle, change = draws.uniform64("ground", 3)[0]
     along = (columns - 0.5) * np.cos(2 * np.pi * angle) + (rows - 0.5) * np.sin(2 * np.pi * angle)
-    picture = ground[:, None, None] + 0.3 * change * along
-    colours = _colours(draws, len(coverage), ground)
+    picture = np.repeat((low + (high - low) * grey + 0.2 * change * along)[None], 3, 0)
+    chosen = np.floor(draws.uniform64("colour", len(coverage))[0] * len(COLOURS)).astype(int)
     for k in reversed(range(len(coverage))):
-        surface = colours[k][:, None, None] * _surface(draws.scope(f"surface/{k}"))
+        surface = COLOURS[chosen[k]][:, None, None] * _surface(draws.scope(f"surface/{k}"))
         picture = picture + coverage[k] * (surface - picture)
     noise = draws.noise("noise", 3, SIDE, SIDE)[0].numpy() - 0.5
     return np.rint((picture + 0.04 * noise).clip(0, 1) * 255).astype(np.uint8)
-
-
-def _colours(draws: Draws, count: int, ground: np.ndarray) -> list[np.ndarray]:
-    """RGB of the objects from the front: far from the background's, some like the one before."""
-    colours: list[np.ndarray] = []
-    repeats = draws.uniform64("alike", count)[0]
-    for k in range(count):
-        choices = draws.uniform64(f"colour/{k}", 16 * 3)[0].reshape(16, 3)
-        far = ((choices - ground) ** 2).sum(1) - APART
-        fresh = choices[(far >= 0).argmax() if (far >= 0).any() else far.argmax()]
-        colours.append(colours[-1] if k and repeats[k] < ALIKE else fresh)
-    return colours
 
 
 def _surface(draws: Draws) -> np.ndarray:

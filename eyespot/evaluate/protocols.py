@@ -15,6 +15,7 @@ from eyespot.evaluate import (
     purity,
     representation,
     retrieval,
+    scenes,
     segmentation,
     slots,
 )
@@ -25,7 +26,7 @@ PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""
 MASKED: Mapping[str, ModuleType] = {m.NAME: m for m in (pixel_linear, patch_knn, segmentation, slots)}
 """fit(drawn, *, seed, device) -> what labels the pixels of test pictures, see `eyespot.evaluate.dense`"""
-UNLABELLED: Mapping[str, ModuleType] = {representation.NAME: representation}
+UNLABELLED: Mapping[str, ModuleType] = {m.NAME: m for m in (representation, scenes)}
 """measure(options, floor_seeds, device) -> Measured"""
 ALL: Mapping[str, ModuleType] = {**FEATURES, **PICTURES, **MASKED, **UNLABELLED}
 

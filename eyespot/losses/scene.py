@@ -86,9 +86,7 @@ def posteriors(x: Tensor, means: Tensor, sigma: float = 0.25) -> Tensor:
 
 
 @full_precision
-def nem_losses(
-    x: Tensor, means: Tensor, gamma: Tensor, prior: Tensor, sigma: float = 0.25
-) -> tuple[Tensor, Tensor]:
+def nem_losses(x: Tensor, means: Tensor, gamma: Tensor, prior: Tensor, sigma: float = 0.25) -> tuple[Tensor, Tensor]:
     """N-EM's two terms, [B] each, for given posteriors, whose gradient is cut.
 
     Args:

@@ -12,6 +12,21 @@ from torch import Tensor, nn
 EPS = 1e-8
 
 
+def init_xavier(module: nn.Module) -> None:
+    """Xavier's uniform weights, orthogonal recurrent ones and biases of 0, as in the authors' framework: torch's own
+    are so small that what a slot holds hardly reaches the picture."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.GRUCell):
+            nn.init.xavier_uniform_(part.weight_ih)
+            nn.init.orthogonal_(part.weight_hh)
+            nn.init.zeros_(part.bias_ih)
+            nn.init.zeros_(part.bias_hh)
+
+
 def compete(logits: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     """Who wins each place, and how a slot weighs the places.
 
@@ -53,6 +68,7 @@ class SlotAttention(nn.Module):
         self.to_v = nn.Linear(width_in, dim, bias=False)
         self.gru = nn.GRUCell(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+        init_xavier(self)
 
     def forward(self, features: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and the last round's attention [B, K, N], of features [B, N, D_in] and initial slots."""
@@ -88,20 +104,50 @@ class RandomSlots(nn.Module):
 
 def coordinates(height: int, width: int, like: Tensor) -> Tensor:
     """(row, column, 1 - row, 1 - column) of the middles of places, the edges at 0 and 1: [4, height, width]."""
-    rows, columns = (
-        (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in (height, width)
-    )
+    rows, columns = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([y, x, 1 - y, 1 - x])
 
 
 class SoftPosition(nn.Module):
-    """Adds a learned linear map of the coordinates to a map [B, D, h, w], of any size."""
+    """Adds a learned linear map of the coordinates to a map [B, D, h, w], of any size.
+
+    It begins as large as the features (deviation 1 a coordinate, 0 in the middle of the picture), so that place tells
+    slots apart from the first step; smaller ones leave all slots alike for thousands of steps.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
         self.linear = nn.Linear(4, dim)
+        nn.init.normal_(self.linear.weight)
+        with torch.no_grad():
+            self.linear.bias.copy_(-self.linear.weight.sum(1) / 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        places = coordinates(*features.shape[2:], features)
+        places = coordinates(features.shape[2], features.shape[3], features)
         return features + self.linear(places.permute(1, 2, 0)).permute(2, 0, 1)
+
+
+class SlotConv(nn.Module):
+    """Slot Attention's encoder: convolutions of one width with ReLU, which keep the resolution but for the first.
+
+    Args:
+        channels: of the pictures.
+        width: channels of the map.
+        layers: number of convolutions.
+        kernel: their odd side.
+        stride: of the first.
+    """
+
+    def __init__(self, channels: int, width: int = 64, layers: int = 4, kernel: int = 5, stride: int = 1):
+        super().__init__()
+        parts: list[nn.Module] = []
+        for k in range(layers):
+            before, step = (channels, stride) if k == 0 else (width, 1)
+            parts += [nn.Conv2d(before, width, kernel, step, kernel // 2), nn.ReLU()]
+        self.layers = nn.Sequential(*parts)
+        init_xavier(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, width, h, w] of normalised pixels."""
+        return self.layers(x)

@@ -4,6 +4,7 @@ views.png         pictures and what the method makes of them: the positive pairs
 neighbours.png    nearest neighbours of 16 pictures among 256, by random weights and by the trained ones
 mined.png         for methods that mine pairs before training (`mined`): some of them, side by side
 segments.png      for methods that divide pictures into groups (`segments`): which group wins where
+parts.png         for methods that rebuild pictures from parts (`decompose`): the picture rebuilt, and each part
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, see
         files.append(save(grid(list(mined), list(mined.values())), out / "mined.png"))
     if callable(getattr(host, "segments", None)):
         files.append(save(segments_picture(host, pictures), out / "segments.png"))
+    if callable(getattr(host, "decompose", None)):
+        files.append(save(parts_picture(host, pictures), out / "parts.png"))
     net = host.backbone
     if isinstance(net, Backbone) and len(data) > 1 and (before := random_twin(net, seed)) is not None:
         file = out / "neighbours.png"
@@ -125,6 +128,18 @@ def segments_picture(method: Any, pictures: Tensor) -> Image.Image:
     used = int(found.unique().numel())
     heads = ["picture", f"{used} of {method.groups}", "both"]
     return grid(heads, [plain, painted, torch.lerp(plain.mean(1, keepdim=True).expand_as(plain), painted, SHADE)])
+
+
+@torch.no_grad()
+def parts_picture(method: Any, pictures: Tensor) -> Image.Image:
+    """Pictures [B, C, S, S], what the method rebuilds of them, and its first parts, as far as their masks, on white."""
+    weight = next(method.parameters())
+    with evaluating(method):
+        found = method.decompose(pictures.to(weight.device, weight.dtype))
+    masks = found["masks"].float().cpu()
+    parts = (masks * found["parts"].float().cpu() + 1 - masks).unbind(1)[: MOST_VIEWS - 1]
+    heads = ["picture", "rebuilt", *(f"part {k + 1}" for k in range(len(parts)))]
+    return grid(heads, [pictures.float(), found["picture"].float().cpu(), *parts])
 
 
 def _colour(k: int) -> tuple[float, float, float]:
