@@ -86,9 +86,7 @@ def test_mixtures_as_recorded(recorded):
 def test_geco_as_recorded(recorded):
     a, _ = recorded
     weight = Geco(goal=100.0, step=0.01, ema=0.9, speedup=10.0)
-    for error, kl, loss, after in zip(
-        a["geco_err"], a["geco_kl"], a["geco_loss"], a["geco_beta_after"], strict=True
-    ):
+    for error, kl, loss, after in zip(a["geco_err"], a["geco_kl"], a["geco_loss"], a["geco_beta_after"], strict=True):
         torch.testing.assert_close(weight.loss(error, kl), loss, **CLOSE)
         weight = weight.updated(float(error))
         assert weight.beta == pytest.approx(float(after), rel=1e-4)
@@ -195,5 +193,7 @@ def test_gradients_are_finite_at_hard_masks():
     logits.requires_grad_()
     log = torch.nn.functional.logsigmoid
     log_masks = log_stick_breaking(log(logits), log(-logits)).transpose(0, 1)[:, :, None]
-    (mixture_nll(x, means, log_masks.reshape(2, 3, 1, 4, 5), 0.1).sum() + mask_kl(log_masks, log_masks).sum()).backward()
+    (
+        mixture_nll(x, means, log_masks.reshape(2, 3, 1, 4, 5), 0.1).sum() + mask_kl(log_masks, log_masks).sum()
+    ).backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
