@@ -75,7 +75,7 @@ def test_a_merged_pair_is_half_right_and_the_background_slot_never_wins_objects(
 
 
 def test_ignored_pixels_do_not_count():
-    true, layers = batch(2)
+    true, _ = batch(2)
     wrong = perfect(true)
     wrong[:, :, :20] = 0.0
     counted = everywhere(true)

@@ -27,7 +27,7 @@ SMALL_OF |= {"monet": {"slots": 3, "latent": 4, "decoder_width": 8, "decoder_sta
 OWN_NETS = ("slot_conv_small", "monet_conv")
 """Nets of recipes that are small already, and needed."""
 BY_PARTS = ("slot_attention", "monet")
-"""What these learn is in the parts that they find and not in their encoder; it is measured there, by their own tests."""
+"""What these learn is in the parts that they find and not in their encoder; their own tests measure it there."""
 
 
 COMPOSITIONS = ("simclr+hallucinator", "simsiam+hallucinator", "moco_v2+mochi", "moco_v2+mochi+hallucinator")
