@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eyespot.data.loader import Data, Request
+from eyespot.data.batches import Request
+from eyespot.data.loader import Data
 from eyespot.data.scenes import SceneDataset
 from eyespot.data.sources import open_source
 from eyespot.draws import Draws, epoch_permutation

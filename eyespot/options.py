@@ -190,8 +190,9 @@ class EvaluateOptions(MeasureOptions):
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
     protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
-    """Protocols, several with commas or the option repeated: knn, linear, low_shot, retrieval, purity and finetune look
-    at labels, pixel_linear, patch_knn, segmentation, slots and scenes at masks, representation at neither."""
+    """Protocols, several with commas or the option repeated: knn, linear, low_shot, retrieval, purity, recalls and
+    finetune look at labels, pixel_linear, patch_knn, segmentation, slots and scenes at masks, representation at
+    neither."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -347,7 +348,7 @@ class ReproduceOptions(Options):
     """Called with each progress record."""
 
 
-PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "finetune")
+PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "recalls", "finetune")
 PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "scenes", "representation")
 
 

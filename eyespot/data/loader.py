@@ -1,62 +1,29 @@
-"""Batches from a source: decoded ahead by worker processes, or taken from memory when the set is small.
-
-A batch holds what was asked for, in the order that was asked for, whatever the number of workers. A bad file is
-replaced by the next good sample: the same one on every run, process and worker.
-"""
+"""Pictures in batches: decoded ahead by worker processes, or taken from memory when the set is small."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eyespot.data.batches import BatchData, Plan, Request
 from eyespot.data.cache import PictureCache, expected_bytes, fill_cache
 from eyespot.data.decode import BadFile, apply_plan
-from eyespot.data.memory import cache_budget, cores
 from eyespot.data.picture import quiet
 from eyespot.data.sources import Shape, Source
-from eyespot.data.workers import decode_ahead
 from eyespot.errors import UserError
-from eyespot.process import world_size
 
-Plan = dict[str, Any]
-REPEAT = 1 << 40
-"""What a key grows by when its sample occurs again in a batch."""
 PROBES = 32
-MOST_WORKERS = 8
 
 
-@dataclass(frozen=True)
-class Request:
-    """One batch to come. `rows` int64 [B] are sample numbers; `keys` int64 [B] tell the draws apart (None: made from
-    `rows`, which is right when they are the whole global batch); `plans` say what to decode of each (None: whole)."""
+class Data(BatchData):
+    """A source of pictures, and how to decode it.
 
-    rows: np.ndarray
-    keys: np.ndarray | None = None
-    plans: Sequence[Plan | None] | None = None
-
-
-def occurrence_keys(rows: np.ndarray) -> np.ndarray:
-    """Keys for draws, int64 [B]: the sample number + 2**40 x how often the sample occurred before in these rows.
-
-    Give it the rows of the global batch, so that a sample that occurs twice is drawn twice on any number of processes.
-    """
-    rows = np.asarray(rows, np.int64)
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    first = np.searchsorted(ordered, ordered, side="left")
-    before = np.empty_like(rows)
-    before[order] = np.arange(len(rows)) - first
-    return rows + before * REPEAT
-
-
-class Data:
-    """A source, and how to decode it.
+    In a batch "image" is uint8 [B, C, H, W] when all have one size, else a list of B tensors [C, H_i, W_i]; float32 in
+    [0, 1] when a picture has more than 8 bits.
 
     Args:
         source: the samples.
@@ -70,12 +37,11 @@ class Data:
         short_side: pictures are shrunk to this shorter side while they are decoded (never enlarged); None keeps them
             whole. For large photographs: a third of the time and a fraction of the memory, and softer small crops.
 
-    Attributes:
-        bad: {path: reason} of the bad files met so far, in workers too, and of what the source refused.
-
     Raises:
         UserError: there are no samples, or more than `max_bad` of them are bad.
     """
+
+    source: Source
 
     def __init__(
         self,
@@ -89,22 +55,12 @@ class Data:
     ):
         if channels is not None and channels < 1:
             raise UserError(f"The number of channels is {channels}; give 1 or more.")
-        if not len(source):
-            raise UserError(f"{source.name or 'The data'} holds no samples.")
-        self.source = source
-        self.max_bad = max_bad
+        super().__init__(source, workers, cache_bytes, max_bad)
         self.plan: Plan | None = {"short_side": short_side} if short_side else None
-        self.workers = min(MOST_WORKERS, max(1, cores() // world_size())) if workers is None else workers
-        self.cache_bytes = cache_budget(world_size()) if cache_bytes is None else cache_bytes
-        self.bad: dict[str, str] = dict(source.refused)
-        self._bad_rows: dict[int, str] = {}
         self._cache: PictureCache | None = None
         with quiet():
             self._shapes = self._probe()
         self.channels = channels if channels is not None else self._own_channels()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def shrink_to(self, short_side: int) -> bool:
         """Decode larger pictures to this shorter side from now on; whether any are larger. Before `fill`."""
@@ -121,63 +77,22 @@ class Data:
         return self._shapes
 
     @property
-    def labels(self) -> np.ndarray | None:
-        """int64 [n], -1 where a sample has none; None when labels are not known."""
-        return self.source.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
-
-    @property
     def cached(self) -> bool:
         """Whether the decoded pictures are in memory."""
         return self._cache is not None
 
     # --- batches ----------------------------------------------------------------------------------------------
-    def batch(
-        self,
-        rows: np.ndarray | Sequence[int],
-        keys: np.ndarray | None = None,
-        plans: Sequence[Plan | None] | None = None,
-        *,
-        replace: bool = True,
-    ) -> dict[str, Any]:
-        """The samples `rows` now.
-
-        Args:
-            rows: int64 [B] sample numbers.
-            keys: int64 [B], see `Request`.
-            plans: what to decode of each sample, see `eyespot.data.decode.decode`.
-            replace: False leaves bad samples out instead of replacing them: B is smaller then.
-
-        Returns:
-            "image": uint8 [B, C, H, W] when all have one size, else a list of B tensors [C, H_i, W_i]; float32 in
-            [0, 1] when a picture has more than 8 bits. "index": int64 [B], the samples that are there (for a bad file
-            the one that replaces it). "key": int64 [B], always of the samples asked for. "label": int64 [B], where
-            labels are known.
-        """
-        request = Request(np.asarray(rows, np.int64), keys, plans)
-        if self._cache is not None:
-            return self._batch(request, replace)
-        with quiet():
-            return self._batch(request, replace)
-
     def _batch(self, request: Request, replace: bool) -> dict[str, Any]:
-        rows = np.asarray(request.rows, np.int64)
-        keys = occurrence_keys(rows) if request.keys is None else np.asarray(request.keys, np.int64)
-        image, index = self._pictures(rows, request.plans)
-        batch: dict[str, Any] = {"image": image, "index": torch.tensor(index), "key": torch.tensor(keys)}
-        if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[index])
-        return batch if replace or not self._bad_rows else _only(batch, index == rows)
+        image, index = self._pictures(np.asarray(request.rows, np.int64), request.plans)
+        return self._finished({"image": image}, request, index, replace)
 
     def _pictures(
         self, rows: np.ndarray, plans: Sequence[Plan | None] | None
     ) -> tuple[Tensor | list[Tensor], np.ndarray]:
         """The pictures of some samples, and which samples they are."""
         if self._cache is None or (plans is not None and self.plan is not None):
-            picked = [self._load(i, plans[k] if plans is not None else None) for k, i in enumerate(rows.tolist())]
+            wanted = [self.plan if plans is None or plans[k] is None else plans[k] for k in range(len(rows))]
+            picked = [self._good(i, self._reader(plan)) for i, plan in zip(rows.tolist(), wanted, strict=True)]
             return together([x for x, _ in picked]), np.array([i for _, i in picked], np.int64)
         index = np.array([self._next_good(i) for i in rows.tolist()], np.int64) if self._bad_rows else rows
         pictures = self._cache.take(index)
@@ -185,59 +100,8 @@ class Data:
             pictures = [apply_plan(x, plan) for x, plan in zip(pictures, plans, strict=True)]
         return pictures if isinstance(pictures, Tensor) else together(pictures), index
 
-    def _load(self, i: int, plan: Plan | None) -> tuple[Tensor, int]:
-        """Sample i, or the next good one, and its number."""
-        while True:
-            i = self._next_good(i)
-            try:
-                return self.source.load(i, channels=self.channels, plan=plan if plan is not None else self.plan), i
-            except BadFile as error:
-                self._note(i, error)
-
-    def _next_good(self, i: int) -> int:
-        for _ in range(len(self)):
-            if i not in self._bad_rows:
-                return i
-            i = (i + 1) % len(self)
-        raise UserError(f"None of the {len(self)} samples of {self.source.name} can be read.")
-
-    def _note(self, i: int, error: BadFile) -> None:
-        """Record a bad sample, and stop when there are too many."""
-        self._bad_rows[i] = error.reason
-        self.bad[error.path] = error.reason
-        if len(self._bad_rows) > self.max_bad * len(self):
-            raise UserError(
-                f"{len(self._bad_rows)} of {len(self)} samples of {self.source.name} cannot be read, more than the "
-                f"{self.max_bad:.0%} that are allowed; the last is {error.path} ({error.reason}): mend or remove them, "
-                "or allow more."
-            )
-
-    # --- a stream of batches ----------------------------------------------------------------------------------
-    def stream(
-        self, batches: Iterable[np.ndarray | Request], start: int = 0, *, replace: bool = True
-    ) -> Iterator[dict[str, Any]]:
-        """The batches in order, decoded ahead.
-
-        Args:
-            batches: sample numbers of each batch, or a `Request`; read some batches ahead.
-            start: batches to leave out at the beginning (a resumed run); nothing of them is decoded.
-            replace: see `batch`.
-        """
-        requests = islice((b if isinstance(b, Request) else Request(b) for b in batches), start, None)
-        if self.fill() or self.workers == 0:
-            for request in requests:
-                yield self.batch(request.rows, request.keys, request.plans, replace=replace)
-            return
-        self.source.prepare()
-        for batch in decode_ahead(
-            lambda request: self._batch(request, replace), self._bad_rows, requests, self.workers
-        ):
-            for i, reason in batch.pop("bad"):
-                if i not in self._bad_rows:
-                    self._note(i, BadFile(self.source.path(i), reason))
-            if "error" in batch:
-                raise UserError(batch["error"])
-            yield batch
+    def _reader(self, plan: Plan | None) -> Callable[[int], Tensor]:
+        return lambda i: self.source.load(i, channels=self.channels, plan=plan)
 
     def fill(self) -> bool:
         """Decode a small set into memory, once; whether the set is in memory. `stream` does it by itself."""
@@ -313,10 +177,3 @@ def together(pictures: list[Tensor]) -> Tensor | list[Tensor]:
     if pictures and all(p.shape == pictures[0].shape for p in pictures):
         return torch.stack(pictures)
     return pictures
-
-
-def _only(batch: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
-    mask = torch.from_numpy(keep)
-    image = batch["image"]
-    kept = [x for x, good in zip(image, keep, strict=True) if good] if isinstance(image, list) else image[mask]
-    return {"image": kept, **{k: v[mask] for k, v in batch.items() if k != "image"}}

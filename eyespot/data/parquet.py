@@ -62,7 +62,7 @@ class ParquetSource(EncodedSource):
         schema = _open(files[0]).schema_arrow
         features = _features(schema)
         self.column = _image_column(files[0], schema, features, image_column)
-        self.pictures = tuple(f.name for f in schema if _is_image(f.type))
+        self.pictures = tuple(f.name for f in schema if is_encoded(f.type))
         """The columns of encoded pictures, `column` among them."""
         label = _label_column(files[0], schema, label_column)
         self._stamps = [_stamp(file) for file in files]
@@ -91,7 +91,7 @@ class ParquetSource(EncodedSource):
         if isinstance(value, dict):
             value = value.get("bytes") or self._beside(value.get("path"))
         if not value:
-            raise BadFile(self.path(i), "the row holds no picture")
+            raise BadFile(self.path(i), "the row is empty")
         return value
 
     def other(self, column: str) -> ParquetSource:
@@ -264,14 +264,15 @@ def _is_bytes(kind: Any) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _is_image(kind: Any) -> bool:
+def is_encoded(kind: Any) -> bool:
+    """Whether a column of this type holds files: bytes, or a struct {bytes, path}."""
     if not pa.types.is_struct(kind):
         return _is_bytes(kind)
     return any(kind.field(k).name == "bytes" and _is_bytes(kind.field(k).type) for k in range(kind.num_fields))
 
 
 def _image_column(file: Path, schema: Any, features: dict[str, Any], asked: str | None) -> str:
-    fit = [f.name for f in schema if _is_image(f.type)]
+    fit = [f.name for f in schema if is_encoded(f.type)]
     if asked is not None:
         _need(file, schema, [asked])
         if asked not in fit:

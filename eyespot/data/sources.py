@@ -18,15 +18,14 @@ A data set that marks its splits is told which by `split=`, or by the name after
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from eyespot.data.batches import SampleSource
 from eyespot.data.decode import decode, shape_of
 from eyespot.data.patterns import expand
 from eyespot.errors import UserError, nearest
@@ -39,24 +38,8 @@ LISTS = frozenset((".txt", ".lst", ".list", ".tsv"))
 Shape = tuple[int, int, int, bool]
 
 
-class Source(ABC):
-    """Numbered samples. A subclass sets `name`, and `labels` and `class_names` where labels are known."""
-
-    name: str = ""
-    class_names: tuple[str, ...] = ()
-    labels: np.ndarray | None = None
-    """int64 [n], -1 where a sample has none; None when no sample has a label."""
-    threads: bool = True
-    """Whether `load` may be called from several threads at once."""
-    refused: Mapping[str, str] = MappingProxyType({})
-    """{path: reason} of what is no sample because it could not be trusted or read: listed with the bad files."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def path(self, i: int) -> str:
-        """What sample i is called: its file, or "file.parquet#row"."""
+class Source(SampleSource):
+    """Numbered pictures. A subclass sets `name`, and `labels` and `class_names` where labels are known."""
 
     @abstractmethod
     def load(self, i: int, *, channels: int | None = None, plan: dict[str, Any] | None = None) -> Tensor:
@@ -65,9 +48,6 @@ class Source(ABC):
     @abstractmethod
     def shape(self, i: int) -> Shape:
         """(channels, height, width, more than 8 bits) of sample i without decoding it. Raises BadFile."""
-
-    def prepare(self) -> None:  # noqa: B027 - most have nothing to open
-        """Open what every sample needs, before workers copy it."""
 
 
 class EncodedSource(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import signal
 import threading
@@ -142,24 +143,43 @@ class _Batches(Dataset):
 
 
 def _pack(batch: dict[str, Any], pipe: bool) -> dict[str, Any]:
-    image = batch["image"]
-    if isinstance(image, list):  # one shared block, not one open file for each picture
-        batch = {
-            **batch,
-            "sizes": torch.tensor([tuple(x.shape) for x in image]).view(-1, 3),
-            "image": torch.cat([x.flatten() for x in image]) if image else torch.zeros(0, dtype=torch.uint8),
-        }
+    batch = {k: _Ragged.of(v) if _is_ragged(v) else v for k, v in batch.items()}
     if not pipe:
         # shared here and not when it is sent: there an error would be lost, and the run would wait for ever
         with contextlib.suppress(RuntimeError):  # no room after all: through the pipe
-            return {k: v.share_memory_() if isinstance(v, Tensor) else v for k, v in batch.items()}
-    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in batch.items()}
+            return {k: v.share_memory_() if isinstance(v, Tensor | _Ragged) else v for k, v in batch.items()}
+    return {k: v.numpy() if isinstance(v, Tensor | _Ragged) else v for k, v in batch.items()}
 
 
 def _unpack(packed: dict[str, Any]) -> dict[str, Any]:
     batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in packed.items()}
-    if "sizes" in batch:
-        sizes = batch.pop("sizes").tolist()
-        parts = batch["image"].split([size[0] * size[1] * size[2] for size in sizes])
-        batch["image"] = [part.view(size) for part, size in zip(parts, sizes, strict=True)]
-    return batch
+    return {k: v.tensors() if isinstance(v, _Ragged) else v for k, v in batch.items()}
+
+
+def _is_ragged(value: Any) -> bool:
+    """Tensors of several shapes."""
+    return isinstance(value, list) and all(isinstance(x, Tensor) for x in value)
+
+
+class _Ragged:
+    """Tensors of several shapes and one type in one shared block: not one open file for each."""
+
+    def __init__(self, flat: Any, shapes: list[tuple[int, ...]]):
+        self.flat, self.shapes = flat, shapes
+
+    @classmethod
+    def of(cls, values: list[Tensor]) -> _Ragged:
+        flat = torch.cat([x.flatten() for x in values]) if values else torch.zeros(0, dtype=torch.uint8)
+        return cls(flat, [tuple(x.shape) for x in values])
+
+    def share_memory_(self) -> _Ragged:
+        self.flat.share_memory_()
+        return self
+
+    def numpy(self) -> _Ragged:
+        return _Ragged(self.flat.numpy(), self.shapes)
+
+    def tensors(self) -> list[Tensor]:
+        flat = torch.from_numpy(self.flat) if isinstance(self.flat, np.ndarray) else self.flat
+        parts = flat.split([math.prod(shape) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from eyespot.data.loader import Data
+from eyespot.data.batches import BatchData
 from eyespot.declare import build
 from eyespot.errors import UserError
 from eyespot.evaluate.features import METADATA, Embedded, is_embeddings, stream
-from eyespot.evaluate.models import Model, channels_of, open_model
+from eyespot.evaluate.models import Model, channels_of, modality_of, open_model
 from eyespot.evaluate.samples import open_data
 from eyespot.options import EmbedOptions
 from eyespot.runs import replacing
@@ -55,7 +55,8 @@ def embed(model: Any, data: Any = None, out: Any = None, **options: Any) -> dict
     target = _target(o.out)
     if is_embeddings(o.model):
         raise UserError(f"'{o.model}' holds embeddings already; give a run or the name of a backbone.")
-    pictures = open_data(o.data, o, channels_of(o.model, o.channels, o.pretrained), o.split)
+    channels = channels_of(o.model, o.channels, o.pretrained)
+    pictures = open_data(o.data, o, channels, o.split, modality_of(o.model))
     opened = open_model(o.model, pictures, image_size=o.image_size, pretrained=o.pretrained)
     size = o.image_size or opened.net.image_size
     batches = stream([opened.net], pictures, image_size=size, batch_size=o.batch_size, device=resolve_device(o.device))
@@ -84,7 +85,7 @@ def _target(out: Any) -> Path:
     return path
 
 
-def _schema(model: Model, data: Data, image_size: int) -> pa.Schema:
+def _schema(model: Model, data: BatchData, image_size: int) -> pa.Schema:
     fields = [
         pa.field("id", pa.int64()),
         pa.field("path", pa.string()),
@@ -105,7 +106,7 @@ def _schema(model: Model, data: Data, image_size: int) -> pa.Schema:
     return pa.schema(fields, metadata={METADATA: json.dumps(about).encode()})
 
 
-def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: Data) -> int:
+def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: BatchData) -> int:
     """Rows written. What was begun is removed when something goes wrong."""
     rows, waiting, count = 0, [], 0
     try:
@@ -120,14 +121,14 @@ def _write(target: Path, schema: pa.Schema, batches: Iterator[Embedded], data: D
             if waiting:
                 writer.write_table(pa.Table.from_batches(waiting, schema), count)
             if not rows:
-                raise UserError(f"No picture of '{data.source.name}' can be read, so nothing was written.")
+                raise UserError(f"No sample of '{data.source.name}' can be read, so nothing was written.")
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"--out '{target}' cannot be written ({reason}); make room or choose another place.") from error
     return rows
 
 
-def _record(index: np.ndarray, vectors: Tensor, data: Data, schema: pa.Schema) -> pa.RecordBatch:
+def _record(index: np.ndarray, vectors: Tensor, data: BatchData, schema: pa.Schema) -> pa.RecordBatch:
     flat = pa.array(vectors.contiguous().numpy().reshape(-1), pa.float32())
     columns = [
         pa.array(index, pa.int64()),

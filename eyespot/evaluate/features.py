@@ -1,4 +1,4 @@
-"""Frozen features: computed from pictures in evaluation mode on the clean view, or read from a Parquet file."""
+"""Frozen features: computed from samples in evaluation mode on the clean view, or read from a Parquet file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from eyespot.data.loader import Data
+from eyespot import modality
+from eyespot.data.batches import BatchData
 from eyespot.data.sources import PARQUET
 from eyespot.errors import UserError
 from eyespot.nets.backbones import evaluating
-from eyespot.views.image import clean
 
 METADATA = b"eyespot"
 """Key of the JSON that `eyespot embed` writes into the schema of its file."""
@@ -65,16 +65,16 @@ class Features:
 
 def extract(
     backbone: nn.Module,
-    data: Data,
+    data: BatchData,
     image_size: int | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, np.ndarray | None]:
-    """Features of all readable pictures, in the order of the data.
+    """Features of all readable samples, in the order of the data.
 
     Args:
-        backbone: takes pixels [B, C, S, S] in [0, 1] and returns [B, D]; its mode is left as it was.
-        data: the pictures; bad ones are left out and recorded in `data.bad`.
+        backbone: takes clean inputs (pixels [B, C, S, S] in [0, 1]) and returns [B, D]; its mode is left as it was.
+        data: the samples; bad ones are left out and recorded in `data.bad`.
         image_size: S; None takes `backbone.image_size`.
         device: where it runs; the backbone is moved there. None: where it is.
 
@@ -87,14 +87,14 @@ def extract(
 
 def extract_many(
     backbones: Sequence[nn.Module],
-    data: Data,
+    data: BatchData,
     rows: np.ndarray | None = None,
     *,
     image_size: int | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> Features:
-    """Features by several networks, of pictures that are decoded once; the arguments of `extract`.
+    """Features by several networks, of samples that are decoded once; the arguments of `extract`.
 
     Args:
         rows: int64, samples to take; None takes all.
@@ -106,7 +106,7 @@ def extract_many(
         for kept, vectors in zip(parts, batch.vectors, strict=True):
             kept.append(vectors)
     if not index:
-        raise UserError(f"No picture of {data.source.name} can be read.")
+        raise UserError(f"No sample of {data.source.name} can be read.")
     where = np.concatenate(index)
     return Features(
         [torch.cat(kept) for kept in parts],
@@ -129,18 +129,19 @@ class Embedded:
 
 def stream(
     backbones: Sequence[nn.Module],
-    data: Data,
+    data: BatchData,
     rows: np.ndarray | None = None,
     *,
     image_size: int | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> Iterator[Embedded]:
-    """Features batch by batch, bad pictures left out; the arguments of `extract_many`."""
+    """Features batch by batch, bad samples left out; the arguments of `extract_many`."""
     where = torch.device(device) if device is not None else _place(backbones[0])[0]
     size = int(image_size or getattr(backbones[0], "image_size", 0))
     if size < 1:
-        raise UserError("The network does not say what picture size it takes; give image_size.")
+        raise UserError("The network does not say what size it takes; give image_size.")
+    clean = modality.of_backbone(backbones[0]).clean
     order = np.arange(len(data)) if rows is None else np.asarray(rows, np.int64)
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     with contextlib.ExitStack() as modes:
@@ -148,13 +149,13 @@ def stream(
             modes.enter_context(evaluating(net.to(where)))
         for batch in data.stream(batches, replace=False):
             if len(batch["index"]):
-                pixels = clean(batch["image"], size, device=where)
-                yield Embedded(batch["index"].numpy(), [_forward(net, pixels) for net in backbones])
+                inputs = clean(batch, size, device=where)
+                yield Embedded(batch["index"].numpy(), [_forward(net, inputs) for net in backbones])
 
 
 @torch.no_grad()
-def _forward(net: nn.Module, pixels: Tensor) -> Tensor:
-    return net(pixels.to(_place(net)[1])).float().cpu()
+def _forward(net: nn.Module, inputs: modality.Inputs) -> Tensor:
+    return net(modality.moved(inputs, *_place(net))).float().cpu()
 
 
 def _place(net: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -165,8 +165,23 @@ def run(
         seed: draws the validation part of the training samples.
         device: where the fit runs.
     """
+    scores, config = scores_of(train, train_labels, test, classes, seed=seed, device=device)
+    labels = test_labels.to(scores.device)
+    return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}, config
+
+
+def scores_of(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    classes: int,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, dict[str, Any]]:
+    """Logits [m, classes] of the test features, and the constants used; arguments as for `run`."""
     with few_threads(train.numel() * classes):
-        return _run(train.to(device), train_labels.to(device), test.to(device), test_labels.to(device), classes, seed)
+        return _scores(train.to(device), train_labels.to(device), test.to(device), classes, seed)
 
 
 @contextmanager
@@ -180,9 +195,7 @@ def few_threads(work: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(
-    x: Tensor, y: Tensor, test: Tensor, labels: Tensor, classes: int, seed: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+def _scores(x: Tensor, y: Tensor, test: Tensor, classes: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
     config: dict[str, Any] = {"grid": list(STRENGTHS), "validation": VALIDATION, "max_iter": MAX_ITER}
     strength = choose_strength(x, y, classes, seed)
     if strength is None:
@@ -191,6 +204,5 @@ def _run(
     standardise = Standardiser.of(x)
     fit = Fit(standardise(x), y, classes)
     fit.fit(strength, 4 * MAX_ITER, TOLERANCE / 10)
-    scores = fit.scores(standardise(test))
     config["strength"] = strength
-    return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}, config
+    return fit.scores(standardise(test)), config

@@ -23,7 +23,7 @@ from eyespot.evaluate import dense, slots
 from eyespot.evaluate.dense import Forward, Job, Numbering, Side
 from eyespot.evaluate.features import is_embeddings
 from eyespot.evaluate.measured import Measured
-from eyespot.evaluate.models import channels_of, open_model, run_folder, seeded
+from eyespot.evaluate.models import channels_of, modality_of, open_model, run_folder, seeded
 from eyespot.evaluate.samples import HELD_OUT, floor_of
 from eyespot.options import EvaluateOptions
 
@@ -182,6 +182,9 @@ def _joined(groups: Sequence[Group]) -> tuple[list[nn.Module], Forward]:
 # --- data -----------------------------------------------------------------------------------------------------
 def sides_of(o: EvaluateOptions) -> tuple[Data, Data | None, np.ndarray, np.ndarray]:
     """Training pictures, test pictures (None where a fifth of the former is held out), and the rows of both."""
+    kind = modality_of(o.model)
+    if kind.UNIT != "pictures":
+        raise UserError(f"Masks are of pictures, and '{o.model}' takes {kind.UNIT}; ask for knn or linear.")
     channels = channels_of(o.model, o.channels, o.pretrained)
     train = _open(o.data, o, channels, o.split)
     rows = held = np.arange(len(train))

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from eyespot.data.decode import BadFile
+from eyespot import modality
+from eyespot.data.batches import BatchData
 from eyespot.data.loader import Data
 from eyespot.errors import UserError
-from eyespot.nets.backbones import DESCRIPTION, Backbone, backbone, load_backbone
+from eyespot.nets.backbones import DESCRIPTION, Backbone, backbone, described_name, load_backbone, modality_of_name
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def run_folder(model: Any) -> Path | None:
 
 
 def open_model(
-    model: Any, data: Data, *, image_size: int | None = None, pretrained: bool = False, seed: int = 0
+    model: Any, data: BatchData, *, image_size: int | None = None, pretrained: bool = False, seed: int = 0
 ) -> Model:
     """The network that `model` stands for.
 
@@ -108,12 +108,12 @@ def open_model(
     if net is not None:
         return Model(_name(model, net), net, "trained")
     if isinstance(model, nn.Module):
-        size = image_size or usual_size(data, False)
+        size = image_size or usual_size(data, modality.get("image"), False)
         return Model(type(model).__name__, backbone(model, channels=data.channels, image_size=size), "trained")
     mean = std = None
-    if data.channels != 3:
+    if isinstance(data, Data) and data.channels != 3:
         mean, std = data.statistics()
-    size = image_size or usual_size(data, pretrained)
+    size = image_size or usual_size(data, modality_of(model), pretrained)
     net = seeded(
         seed,
         lambda: backbone(
@@ -129,15 +129,17 @@ def _name(model: Any, net: Backbone) -> str:
     return str(getattr(model, "path", model))
 
 
-def usual_size(data: Data, pretrained: bool) -> int:
-    """224, or what the pictures give when they are smaller (a multiple of 16); published weights always see 224."""
-    sides = []
-    for i in np.unique(np.linspace(0, len(data) - 1, min(len(data), 32)).round().astype(int)).tolist():
-        try:
-            sides.append(min(data.source.shape(i)[1:3]))
-        except BadFile:
-            continue  # counted when it is read
-    median = int(np.median(sides)) if sides else RECIPE_SIZE
+def modality_of(model: Any) -> modality.Modality:
+    """The modality of the inputs of what `open_model` takes; of a run only the description is read."""
+    if isinstance(model, nn.Module):
+        return modality.of_backbone(given_net(model))
+    folder = run_folder(model)
+    return modality.get(modality_of_name(str(model) if folder is None else described_name(folder)))
+
+
+def usual_size(data: BatchData, kind: modality.Modality, pretrained: bool) -> int:
+    """224, or what the samples give when they are smaller (a multiple of 16); published weights always see 224."""
+    median = kind.usual_size(data) or RECIPE_SIZE
     return RECIPE_SIZE if pretrained or median >= RECIPE_SIZE else max(16, median // 16 * 16)
 
 

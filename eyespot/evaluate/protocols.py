@@ -13,6 +13,7 @@ from eyespot.evaluate import (
     patch_knn,
     pixel_linear,
     purity,
+    recalls,
     representation,
     retrieval,
     scenes,
@@ -20,7 +21,7 @@ from eyespot.evaluate import (
     slots,
 )
 
-FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval, purity)}
+FEATURES: Mapping[str, ModuleType] = {m.NAME: m for m in (knn, linear, low_shot, retrieval, purity, recalls)}
 """run(train [n, D], train_labels [n], test [m, D], test_labels [m], classes, *, seed, device) -> metrics, config"""
 PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""

@@ -30,7 +30,7 @@ from eyespot.errors import UserError
 from eyespot.evaluate.dense import still
 from eyespot.evaluate.features import is_embeddings
 from eyespot.evaluate.measured import Measured, Outcome
-from eyespot.evaluate.models import channels_of, open_model
+from eyespot.evaluate.models import channels_of, modality_of, open_model
 from eyespot.evaluate.samples import floor_of, open_data
 from eyespot.metrics.representation import alignment, effective_rank, spread, uniformity
 from eyespot.options import EvaluateOptions
@@ -63,7 +63,10 @@ def measure(o: EvaluateOptions, floor_seeds: int, device: torch.device) -> Measu
     if is_embeddings(o.model):
         raise UserError(f"'{o.model}' holds embeddings and no pictures to draw views of; give a run or a backbone.")
     given, split = (o.data, o.split) if o.test_data is None else (o.test_data, None)
-    data = open_data(given, o, channels_of(o.model, o.channels, o.pretrained), split)
+    kind = modality_of(o.model)
+    data = open_data(given, o, channels_of(o.model, o.channels, o.pretrained), split, kind)
+    if not isinstance(data, Data):
+        raise UserError(f"{NAME} compares views of pictures, and this model takes {kind.UNIT}; ask for knn or linear.")
     model = open_model(o.model, data, image_size=o.image_size, pretrained=o.pretrained, seed=o.seed)
     size = o.image_size or model.net.image_size
     twins, floor = floor_of(model, o, floor_seeds)

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eyespot import modality
+from eyespot.data.batches import BatchData, SampleSource
 from eyespot.data.loader import Data
 from eyespot.data.part import Part
-from eyespot.data.sources import Source, open_source
+from eyespot.data.sources import open_source
 from eyespot.errors import UserError
 from eyespot.evaluate.features import Features, extract_many, is_embeddings, read_embeddings
 from eyespot.evaluate.measured import OWN
-from eyespot.evaluate.models import Model, channels_of, open_model, random_twin
+from eyespot.evaluate.models import Model, channels_of, modality_of, open_model, random_twin
 from eyespot.evaluate.splits import stratified_split
 from eyespot.nets.backbones import Backbone
 from eyespot.options import EvaluateOptions
@@ -54,11 +56,13 @@ class Samples:
     config: dict[str, Any]
     same: Tensor | None = None
     nets: list[Backbone] = field(default_factory=list)
-    data: tuple[Data, ...] = ()
+    data: tuple[BatchData, ...] = ()
     seconds: float = 0.0
 
     def pictures(self) -> tuple[Data, Data]:
         """The pictures of the training and the test samples, labelled by `labels` and `test_labels`."""
+        if not all(isinstance(data, Data) for data in self.data):
+            raise UserError("finetune trains on pictures, and this model takes none; ask for knn or linear.")
         sides = zip(self.data, (self.train, self.test), (self.labels, self.test_labels), strict=True)
         names = tuple(str(k) for k in range(self.classes))
         train, test = (
@@ -70,6 +74,7 @@ class Samples:
                 short_side=(data.plan or {}).get("short_side"),
             )
             for data, side, labels in sides
+            if isinstance(data, Data)
         )
         return train, test
 
@@ -94,8 +99,9 @@ def read_samples(
 def _from_pictures(o: EvaluateOptions, floor_seeds: int, device: torch.device, features: bool) -> Samples:
     """Samples with features by the model and its random twins."""
     channels = channels_of(o.model, o.channels, o.pretrained)
-    data = open_labelled(o.data, o, channels, o.split)
-    test = None if o.test_data is None else open_labelled(o.test_data, o, data.channels, None)
+    kind = modality_of(o.model)
+    data = open_labelled(o.data, o, channels, o.split, kind)
+    test = None if o.test_data is None else open_labelled(o.test_data, o, data.channels, None, kind)
     model = open_model(o.model, data, image_size=o.image_size, pretrained=o.pretrained, seed=o.seed)
     size = o.image_size or model.net.image_size
     twins, floor = floor_of(model, o, floor_seeds)
@@ -129,7 +135,7 @@ def _from_pictures(o: EvaluateOptions, floor_seeds: int, device: torch.device, f
     return samples
 
 
-def _without_features(data: Data, nets: int) -> Features:
+def _without_features(data: BatchData, nets: int) -> Features:
     """The labelled samples, unread."""
     rows = _known(data)
     assert data.labels is not None
@@ -138,9 +144,11 @@ def _without_features(data: Data, nets: int) -> Features:
     return Features(empty, data.labels[rows], tuple(data.class_names), paths, data.source.name, 0, rows)
 
 
-def open_labelled(value: Any, o: EvaluateOptions, channels: int | None, split: str | None) -> Data:
-    """Pictures that must have labels."""
-    data = open_data(value, o, channels, split)
+def open_labelled(
+    value: Any, o: EvaluateOptions, channels: int | None, split: str | None, kind: modality.Modality
+) -> BatchData:
+    """Samples that must have labels."""
+    data = open_data(value, o, channels, split, kind)
     if data.labels is None or not (data.labels >= 0).any():
         raise UserError(
             f"'{data.source.name}' has no labels to evaluate with; give class folders, a list with a label after each "
@@ -149,19 +157,19 @@ def open_labelled(value: Any, o: EvaluateOptions, channels: int | None, split: s
     return data
 
 
-def open_data(value: Any, o: Any, channels: int | None, split: str | None) -> Data:
-    """Pictures that are read once, in order: nothing is kept in memory."""
-    if isinstance(value, Data):
+def open_data(value: Any, o: Any, channels: int | None, split: str | None, kind: modality.Modality) -> BatchData:
+    """Samples that are read once, in order: nothing is kept in memory."""
+    if isinstance(value, BatchData):
         return value
     if is_embeddings(value):
         raise UserError(
-            f"'{value}' holds embeddings, not pictures; give the embeddings as the model too, or a folder of pictures."
+            f"'{value}' holds embeddings, not {kind.UNIT}; give the embeddings as the model too, or a folder of "
+            f"{kind.UNIT}."
         )
-    source = open_source(value, split=split, image_column=o.image_column, label_column=o.label_column)
-    return Data(source, channels=channels, workers=o.workers, max_bad=o.max_bad, cache_bytes=0)
+    return kind.open_data(value, modality.Reading.of(o, channels=channels, split=split, cache_bytes=0))
 
 
-def _known(data: Data) -> np.ndarray:
+def _known(data: BatchData) -> np.ndarray:
     """Rows with a label."""
     assert data.labels is not None
     return np.flatnonzero(data.labels >= 0)
@@ -223,7 +231,7 @@ def _saved_part(value: Any, saved: Features, o: EvaluateOptions, split: str | No
     return part.take(np.flatnonzero(part.labels >= 0))
 
 
-def _joined(saved: Features, source: Source, max_bad: float) -> Features:
+def _joined(saved: Features, source: SampleSource, max_bad: float) -> Features:
     """The saved features of a source's samples, by path, with the source's labels."""
     row = {_full(path): k for k, path in enumerate(saved.paths)}
     found = [(i, row[p]) for i in range(len(source)) if (p := _full(source.path(i))) in row]
@@ -244,7 +252,7 @@ def _full(path: str) -> str:
 
 
 # --- labels ---------------------------------------------------------------------------------------------------
-def data_id(train: Source, test: Source | None, seed: int) -> str:
+def data_id(train: SampleSource, test: SampleSource | None, seed: int) -> str:
     """What tells the labelled samples of an evaluation from those of another, 12 hexadecimal digits.
 
     It depends on the names and classes of all labelled samples, on which side they are, and on the seed where a part is

@@ -123,5 +123,8 @@ class Composed(Method):
     def batches(self, n: int, epoch: int, draws: Draws) -> np.ndarray | None:
         return self.host.batches(n, epoch, draws)
 
+    def pictures(self, batch: dict[str, Any], draws: Draws) -> dict[str, dict[str, Tensor]]:
+        return self.host.pictures(batch, draws)
+
     def finished(self, step: int) -> None:
         self.host.finished(step)

@@ -192,6 +192,10 @@ class Method(nn.Module):
         """The method's own order of an epoch: int64 [steps, global batch] of sample numbers below n, or None."""
         return None
 
+    def pictures(self, batch: dict[str, Any], draws: Draws) -> dict[str, dict[str, Tensor]]:
+        """What is worth looking at of a few samples: {picture: {column: pixels [B, C, h, w] in [0, 1]}}."""
+        return {}
+
     def finished(self, step: int) -> None:
         """Called once, after the last step."""
 

@@ -25,3 +25,13 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     if len(labels) == 0:
         raise ValueError("the accuracy of no samples is not defined")
     return 100.0 * int((true_ranks(scores, labels) < k).sum()) / len(labels)
+
+
+def recalls(scores: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Recall in percent, weighted by how frequent the classes are (the accuracy), and the plain mean over the classes
+    that occur: what emotion recognition calls WAR and UAR. Scores [n, C], labels int64 [n]."""
+    if len(labels) == 0:
+        raise ValueError("the recall of no samples is not defined")
+    right = true_ranks(scores, labels) == 0
+    each = [float(right[labels == c].double().mean()) for c in labels.unique().tolist()]
+    return 100.0 * float(right.double().mean()), 100.0 * sum(each) / len(each)

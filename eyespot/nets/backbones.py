@@ -12,11 +12,12 @@ disagree about it.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +47,8 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    modality: ClassVar[str] = "image"
+    """What `forward` takes, see `eyespot.modality`."""
 
     def __init__(
         self,
@@ -206,15 +209,18 @@ def backbone(
         ) from error
 
 
+FAMILIES = ("small", "audio")
+"""Modules of `eyespot.nets` with nets of our own: each has NETS, by name, MODALITY and `build`."""
 Build = Callable[[str, bool, dict[str, Any], dict[str, Any]], Backbone]
 
 
 def _builder(name: str) -> Build:
     """Who builds `name`. Imported here: the libraries cost seconds, and the builders' classes derive from Backbone."""
-    from eyespot.nets import small, zoo
+    from eyespot.nets import zoo
 
-    if name in small.NETS:
-        return small.build
+    family = _family(name)
+    if family is not None:
+        return family.build
     if name.startswith("torchvision/"):
         if name.split("/", 1)[1] in zoo.torchvision_names():
             return zoo.build_torchvision
@@ -223,6 +229,18 @@ def _builder(name: str) -> Build:
     elif name in zoo.torchvision_names():
         return zoo.build_torchvision
     raise unknown("backbone", name, backbone_names())
+
+
+def _family(name: str) -> Any:
+    """The module that has a net of our own by this name, or None."""
+    modules = (importlib.import_module(f"eyespot.nets.{family}") for family in FAMILIES)
+    return next((module for module in modules if name in module.NETS), None)
+
+
+def modality_of_name(name: str) -> str:
+    """What the net of this name takes, see `eyespot.modality`; an unknown name takes pictures."""
+    family = _family(name)
+    return "image" if family is None else family.MODALITY
 
 
 def check_name(name: str) -> None:
@@ -236,10 +254,11 @@ def check_name(name: str) -> None:
 
 def backbone_names() -> list[str]:
     """Every name that `backbone` knows: own, timm's, torchvision's (with the prefix too)."""
-    from eyespot.nets import small, zoo
+    from eyespot.nets import zoo
 
     theirs = zoo.torchvision_names()
-    return [*small.NETS, *zoo.timm_names(), *sorted(theirs), *(f"torchvision/{n}" for n in sorted(theirs))]
+    own = [name for family in FAMILIES for name in importlib.import_module(f"eyespot.nets.{family}").NETS]
+    return [*own, *zoo.timm_names(), *sorted(theirs), *(f"torchvision/{n}" for n in sorted(theirs))]
 
 
 def published_size(name: str) -> int:
@@ -296,6 +315,11 @@ def load_backbone(folder: str | Path, module: nn.Module | None = None) -> Backbo
     net = backbone(module, **common) if module is not None else backbone(name, **common, **options)
     load_weights(net, folder / WEIGHTS)
     return net
+
+
+def described_name(folder: Path) -> str:
+    """The name of the net that is saved in `folder`."""
+    return _read_description(folder / DESCRIPTION)["name"]
 
 
 def _read_description(path: Path) -> dict[str, Any]:

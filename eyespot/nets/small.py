@@ -121,6 +121,7 @@ def small_vit(
     return net
 
 
+MODALITY = "image"
 NETS: dict[str, dict[str, Any]] = {
     "resnet8": {"width": 32, "blocks": 1},
     "resnet14": {"width": 32, "blocks": 2},

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from eyespot.data.loader import occurrence_keys
+from eyespot.data.batches import occurrence_keys
 from eyespot.declare import build
 from eyespot.draws import epoch_permutation
 from eyespot.methods import catalog

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from eyespot.data.advice import remedies
-from eyespot.data.loader import Request
+from eyespot.data.batches import Request
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.methods.method import Method
@@ -294,7 +294,8 @@ def fetch(data: Any, wheres: Iterator[Batch], engine: Engine) -> Iterator[tuple[
     def requests() -> Iterator[Request]:
         for where in wheres:
             ahead.append(where)
-            yield Request(where.rows, where.keys, _reads(data, engine, where))
+            draws = Draws(engine.plan.seed, where.epoch, where.step, where.keys)
+            yield Request(where.rows, where.keys, plans_of(engine.method, data, where.rows, draws))
 
     stream = iter(data.stream(requests()))
     while True:
@@ -305,13 +306,11 @@ def fetch(data: Any, wheres: Iterator[Batch], engine: Engine) -> Iterator[tuple[
         yield ahead.pop(0), batch, time.perf_counter() - started
 
 
-def _reads(data: Any, engine: Engine, where: Batch) -> list[dict[str, Any] | None] | None:
-    """What the method wants decoded of each sample, when it says so."""
-    method, seed = engine.method, engine.plan.seed
-    if getattr(type(method), "read", None) is Method.read:
+def plans_of(method: Method, data: Any, rows: Any, draws: Draws) -> list[dict[str, Any] | None] | None:
+    """What the method wants decoded of each of the samples `rows`, when it says so."""
+    if getattr(type(getattr(method, "host", method)), "read", None) is Method.read:
         return None
-    draws = Draws(seed, where.epoch, where.step, where.keys)
-    samples = enumerate(where.rows.tolist())
+    samples = enumerate(rows.tolist())
     return [method.read({"index": i, "source": data.source}, draws.rows(k, k + 1)) for k, i in samples]
 
 

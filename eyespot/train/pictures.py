@@ -4,7 +4,7 @@ views.png         pictures and what the method makes of them: the positive pairs
 neighbours.png    nearest neighbours of 16 pictures among 256, by random weights and by the trained ones
 mined.png         for methods that mine pairs before training (`mined`): some of them, side by side
 segments.png      for methods that divide pictures into groups (`segments`): which group wins where
-parts.png         for methods that rebuild pictures from parts (`decompose`): the picture rebuilt, and each part
+NAME.png          what a method itself shows (`Method.pictures`): clips, clouds, masks and reconstructions
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyespot.data.batches import BatchData
 from eyespot.data.loader import Data
 from eyespot.draws import Draws, epoch_permutation
 from eyespot.evaluate.models import random_twin
@@ -27,6 +28,7 @@ from eyespot.evaluate.neighbours import neighbours_picture
 from eyespot.methods.method import Method
 from eyespot.nets.backbones import Backbone, evaluating
 from eyespot.runs import replacing
+from eyespot.train.fit import plans_of
 from eyespot.train.step import on_device
 from eyespot.views.image import clean
 
@@ -38,23 +40,46 @@ SHADE = 0.55
 """How much a group's colour covers the picture."""
 
 
-def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, seed: int) -> list[Path]:
+def draw_pictures(method: Method, data: BatchData, folder: Path, image_size: int, seed: int) -> list[Path]:
     """Draw what there is to draw; the method is left in the mode it was in.
 
     Args:
         method: trained; where it is.
-        data: the training pictures.
+        data: the training samples.
         folder: of the run.
         seed: of the run: the views are those of its first epoch.
 
     Returns:
         The files written.
     """
-    host: Any = getattr(method, "host", method)
     out = folder / "pictures"
     out.mkdir(exist_ok=True)
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
-    batch = data.batch(np.sort(epoch_permutation(seed, 0, len(data), "pictures")[:SHOWN]))
+    rows = np.sort(epoch_permutation(seed, 0, len(data), "pictures")[:SHOWN])
+    batch = data.batch(rows, plans=plans_of(method, data, rows, Draws(seed, index=rows)))
+    files = _of_method(method, batch, out, seed, device)
+    return (
+        [*files, *_of_images(method, data, batch, out, image_size, seed, device)] if isinstance(data, Data) else files
+    )
+
+
+def _of_method(method: Method, batch: dict[str, Any], out: Path, seed: int, device: torch.device) -> list[Path]:
+    """What the method itself shows."""
+    draws = Draws(seed, 0, 0, batch["key"], device)
+    with torch.no_grad(), evaluating(method):
+        shown = method.pictures(on_device(dict(batch), device), draws)
+    files = []
+    for name, columns in shown.items():
+        values = [value.detach().float().cpu() for value in columns.values()]
+        files.append(save(grid(list(columns), values), out / f"{name}.png"))
+    return files
+
+
+def _of_images(
+    method: Method, data: Data, batch: dict[str, Any], out: Path, image_size: int, seed: int, device: torch.device
+) -> list[Path]:
+    """What there is to see of methods that learn from pictures."""
+    host: Any = getattr(method, "host", method)
     pictures = clean(batch["image"], image_size)
     files = []
     seen = list(views_of(method, batch, seed, device))
@@ -65,8 +90,6 @@ def draw_pictures(method: Method, data: Data, folder: Path, image_size: int, see
         files.append(save(grid(list(mined), list(mined.values())), out / "mined.png"))
     if callable(getattr(host, "segments", None)):
         files.append(save(segments_picture(host, pictures), out / "segments.png"))
-    if callable(getattr(host, "decompose", None)):
-        files.append(save(parts_picture(host, pictures), out / "parts.png"))
     net = host.backbone
     if isinstance(net, Backbone) and len(data) > 1 and (before := random_twin(net, seed)) is not None:
         file = out / "neighbours.png"
@@ -128,18 +151,6 @@ def segments_picture(method: Any, pictures: Tensor) -> Image.Image:
     used = int(found.unique().numel())
     heads = ["picture", f"{used} of {method.groups}", "both"]
     return grid(heads, [plain, painted, torch.lerp(plain.mean(1, keepdim=True).expand_as(plain), painted, SHADE)])
-
-
-@torch.no_grad()
-def parts_picture(method: Any, pictures: Tensor) -> Image.Image:
-    """Pictures [B, C, S, S], what the method rebuilds of them, and its first parts, as far as their masks, on white."""
-    weight = next(method.parameters())
-    with evaluating(method):
-        found = method.decompose(pictures.to(weight.device, weight.dtype))
-    masks = found["masks"].float().cpu()
-    parts = (masks * found["parts"].float().cpu() + 1 - masks).unbind(1)[: MOST_VIEWS - 1]
-    heads = ["picture", "rebuilt", *(f"part {k + 1}" for k in range(len(parts)))]
-    return grid(heads, [pictures.float(), found["picture"].float().cpu(), *parts])
 
 
 def _colour(k: int) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data.loader import REPEAT, occurrence_keys
+from eyespot.data.batches import REPEAT, occurrence_keys
 from eyespot.draws import Draws, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.methods.method import Method, Recipe

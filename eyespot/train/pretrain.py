@@ -8,14 +8,14 @@ import math
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from eyespot import modality
+from eyespot.data.batches import BatchData
 from eyespot.data.loader import Data
-from eyespot.data.sources import open_source
 from eyespot.declare import build
 from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
@@ -26,20 +26,18 @@ from eyespot.nets.start import Target, is_backbone_name, starting_backbone
 from eyespot.options import AdaptOptions, PretrainOptions
 from eyespot.process import alone, barrier, is_main, synchronise_batch_norm, world_size
 from eyespot.runs import Run, RunFolder, read_json, replacing, write_json
-from eyespot.settings import pairs
 from eyespot.train.build import arguments, build_method, read_prepared, rebuild_backbone
 from eyespot.train.fit import fit, silent
 from eyespot.train.launch import processes, resolve_device
 from eyespot.train.pictures import draw_pictures
 from eyespot.train.plan import Plan
 from eyespot.train.resolve import Choices, choose, make_plan
+from eyespot.train.stored import as_stored, plain_options
 from eyespot.train.tools import RunTools
 from eyespot.train.watch import RunProbe
 
 LARGEST_ZOOM = 3.6
 """Views of 0.08 of a picture, the smallest that papers crop, enlarge it by 1 / sqrt(0.08)."""
-FREE_ON_RESUME = ("resume", "out", "data", "listener", "workers", "device", "log_every", "method", "run", "test_data")
-FREE_ON_RESUME += ("parallel", "cache", "pictures")
 
 
 def pretrain(method: str, /, **options: Any) -> Run:
@@ -85,41 +83,8 @@ def _run(options: PretrainOptions, kind: str, command: str) -> Run:
         if not is_main() and options.resume and (folder / "config.json").exists():
             stored = read_json(folder / "config.json")
         if stored is not None:
-            options = _as_stored(options, stored, command)
+            options = as_stored(options, stored, command)
         return Training(cls, options, kind, command, folder, device, stored).run()
-
-
-def _as_stored(options: PretrainOptions, stored: dict[str, Any], command: str) -> PretrainOptions:
-    """The options a run was started with; what is given now must agree."""
-    if stored.get("command") != command or stored.get("method") != catalog.find(str(options.method)).name:
-        raise UserError(
-            f"--out '{options.out}' holds a run of {stored.get('command')} {stored.get('method')}; "
-            "resume with the same command, or choose another --out."
-        )
-    before = dict(stored["options"])
-    for key, value in _plain_options(options).items():
-        if key not in FREE_ON_RESUME and before.get(key) != value:
-            flag = key.rstrip("_").replace("_", "-")
-            raise UserError(
-                f"--{flag} {value} differs from the run in '{options.out}' "
-                f"({before.get(key, 'not given')}); leave it out to resume, or choose another --out."
-            )
-    merged = {k: v for k, v in before.items() if k not in FREE_ON_RESUME}
-    return dataclasses.replace(options, **merged)
-
-
-def _plain_options(options: PretrainOptions) -> dict[str, Any]:
-    """What was given, in the form config.json keeps."""
-    given = dict(options.given)
-    given.pop("listener", None)
-    for key, value in given.items():
-        if key == "set_":
-            given[key] = {k: str(v) for k, v in pairs(value).items()}
-        elif not isinstance(value, int | float | str | bool | list | tuple):
-            given[key] = str(getattr(value, "path", value if isinstance(value, Path) else type(value).__name__))
-        elif isinstance(value, tuple):
-            given[key] = list(value)
-    return given
 
 
 class Training:
@@ -139,16 +104,17 @@ class Training:
         self.folder, self.device, self.stored = folder, device, stored
         self.listener = (options.listener or silent) if is_main() else silent
         self.name = catalog.find(str(options.method)).name
+        self.modality = modality.of_needs(cls.needs, self.name)
         self.plugins = [p.name for p in catalog.plugins(options.with_, catalog.find(self.name))]
         self.init: dict[str, Any] | None = None
         """What the backbone was started from and how much of it matched."""
 
-    def assemble(self) -> tuple[Data, Choices, Method]:
+    def assemble(self) -> tuple[BatchData, Choices, Method]:
         """The data, what was chosen for the user, and the method with fresh weights."""
         data = self.open_data()
-        choices = choose(self.cls, self.options, data, world_size())
+        choices = choose(self.cls, self.options, data, world_size(), self.modality)
         side = math.ceil(LARGEST_ZOOM * choices.image_size)
-        if data.shrink_to(side):
+        if isinstance(data, Data) and data.shrink_to(side):
             choices.auto["short_side"] = f"{side} px: larger pictures are decoded smaller; no crop needs more"
         return data, choices, self.build(data, choices)
 
@@ -159,7 +125,7 @@ class Training:
                 self.folder.claim(stack, self.options.resume)
             return self.train(data, choices, method)
 
-    def train(self, data: Data, choices: Choices, method: Method) -> Run:
+    def train(self, data: BatchData, choices: Choices, method: Method) -> Run:
         self.write_config(method, data, choices, None)
         probe = self.probe(method, data, choices) if is_main() else None
         self.prepare(method, data, choices)
@@ -189,19 +155,18 @@ class Training:
         barrier()
         return Run(self.folder.path)
 
-    def open_data(self) -> Data:
+    def open_data(self) -> BatchData:
         o = self.options
-        source = open_source(o.data, split=o.split, image_column=o.image_column, label_column=o.label_column)
         cache = None if o.cache is None else int(o.cache * 1e9) // world_size()
-        data = Data(source, channels=o.channels, workers=o.workers, max_bad=o.max_bad, cache_bytes=cache)
+        data = self.modality.open_data(o.data, modality.Reading.of(o, cache_bytes=cache))
         if "label" in _needed(self.cls) and data.labels is None:
             raise UserError(
-                f"{self.name} learns from labels but '{source.name}' has none; use class folders, a list with labels "
-                "or a label column."
+                f"{self.name} learns from labels but '{data.source.name}' has none; use class folders, a list with "
+                "labels or a label column."
             )
         return data
 
-    def build(self, data: Data, choices: Choices) -> Method:
+    def build(self, data: BatchData, choices: Choices) -> Method:
         """Backbone and method, from the run's seed whatever was drawn before."""
         classes = len(data.class_names) if data.labels is not None else 0
         with torch.random.fork_rng():
@@ -220,7 +185,7 @@ class Training:
             o = self.options
             return build_method(self.name, self.kind, net, o.set_, info, choices.image_size, o.with_)
 
-    def backbone(self, data: Data, choices: Choices) -> Backbone:
+    def backbone(self, data: BatchData, choices: Choices) -> Backbone:
         stored = self._stored_backbone()
         if stored is not None:
             return stored
@@ -228,14 +193,20 @@ class Training:
         if start is not None:
             return self._started(start, data, choices)
         mean = std = None
-        if data.channels != 3:
+        if isinstance(data, Data) and data.channels != 3:
             mean, std = (tuple(float(v) for v in value) for value in data.statistics())
             choices.auto["mean"] = "measured on the data"
         name = choices.backbone
         if isinstance(self.options, AdaptOptions):
             name = self.options.run
             choices.auto["backbone"] = f"{name}: named in place of a run, with random weights"
-        return backbone(name, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+        net = backbone(name, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+        if net.modality != self.modality.TOWER:
+            raise UserError(
+                f"--backbone {net.name} takes {modality.of_backbone(net).UNIT}, but {self.name} learns from "
+                f"{self.modality.UNIT}; leave it out for {choices.recipe.backbone}."
+            )
+        return net
 
     def _stored_backbone(self) -> Backbone | None:
         """On resume only the shape is needed: the checkpoint holds the weights, and --init is not opened again."""
@@ -245,17 +216,18 @@ class Training:
         described = self.stored["backbone"]
         return None if described["name"].startswith("module:") else rebuild_backbone(described)
 
-    def _started(self, start: Any, data: Data, choices: Choices) -> Backbone:
+    def _started(self, start: Any, data: BatchData, choices: Choices) -> Backbone:
         """The backbone from --init or RUN, and what of it matched."""
         named, fallback = self.options.backbone, choices.backbone
-        target = Target(data.channels, choices.image_size, named, fallback, data.statistics)
+        statistics = data.statistics if isinstance(data, Data) else None
+        target = Target(data.channels, choices.image_size, named, fallback, statistics)
         net, report = starting_backbone(start, target)
         self.init = report.json()
         choices.auto["backbone"] = f"{net.name}: from {report.source}"
         self.listener({"kind": "note", "text": "\n".join(report.lines()), "init": self.init})
         return net.train()
 
-    def probe(self, method: Method, data: Data, choices: Choices) -> RunProbe:
+    def probe(self, method: Method, data: BatchData, choices: Choices) -> RunProbe:
         """The floor of its numbers is the net with random weights, also when the run starts from trained ones."""
         host = getattr(method, "host", method)
         twin = None
@@ -277,7 +249,7 @@ class Training:
             raise UserError(f"'{o.run}' and --backbone '{o.backbone}' both name the net; leave --backbone out.")
         return None if named and not o.pretrained else o.run
 
-    def prepare(self, method: Method, data: Data, choices: Choices) -> None:
+    def prepare(self, method: Method, data: BatchData, choices: Choices) -> None:
         """The method's work before training, on the main process; read back when it is there already."""
         if type(getattr(method, "host", method)).prepare is Method.prepare:
             return
@@ -285,7 +257,8 @@ class Training:
         if is_main() and not path.exists():
             draft = Plan(choices.recipe, 0.0, choices.batch_size, 1, 1, 1.0)
             draft = dataclasses.replace(draft, seed=self.options.seed, device=str(self.device))
-            tools = RunTools(data, draft, choices.image_size, self.folder, self.listener)
+            clean = modality.of_backbone(getattr(method, "host", method).backbone).clean
+            tools = RunTools(data, draft, choices.image_size, self.folder, self.listener, clean)
             with alone(), torch.random.fork_rng():
                 torch.manual_seed(self.options.seed)
                 prepared = method.prepare(data, tools)
@@ -294,28 +267,29 @@ class Training:
         barrier()
         method.prepared = read_prepared(self.folder.path)
 
-    def stored_plan(self, plan: Plan, data: Data) -> Plan:
+    def stored_plan(self, plan: Plan, data: BatchData) -> Plan:
         assert self.stored is not None
         if self.stored["info"]["samples"] != len(data):
             raise UserError(
-                f"'{data.source.name}' has {len(data)} pictures now but had {self.stored['info']['samples']} when the "
-                "run was started; resume with the same data, or start a new run in another --out."
+                f"'{data.source.name}' has {len(data)} {self.modality.UNIT} now but had "
+                f"{self.stored['info']['samples']} when the run was started; resume with the same data, or start a new "
+                "run in another --out."
             )
         if self.stored["plan"] is None:
             return plan
         before = Plan.from_json(self.stored["plan"])
         return dataclasses.replace(plan, steps=before.steps, epochs=before.epochs, precision=before.precision)
 
-    def announce(self, choices: Choices, plan: Plan, data: Data) -> None:
+    def announce(self, choices: Choices, plan: Plan, data: BatchData) -> None:
         budget = f"{plan.minutes:g} minutes" if plan.steps is None else f"{plan.steps} steps"
         name = " with ".join([self.name, *self.plugins])
         text = (
-            f"{name} on {len(data)} pictures of '{data.source.name}', {choices.image_size} px, "
+            f"{name} on {len(data)} {self.modality.UNIT} of '{data.source.name}', size {choices.image_size}, "
             f"batch {plan.batch_size}, {budget}, {self.device}"
         )
         self.listener({"kind": "note", "text": text, "auto": dict(choices.auto)})
 
-    def write_config(self, method: Method, data: Data, choices: Choices, plan: Plan | None) -> None:
+    def write_config(self, method: Method, data: BatchData, choices: Choices, plan: Plan | None) -> None:
         """At the start without a plan, so that an interrupted preparation is resumed, then with it."""
         if plan is not None and plan.minutes is not None:
             choices.auto["steps"] = f"{plan.steps}: what {plan.minutes:g} minutes allow, by the first steps"
@@ -343,12 +317,12 @@ class Training:
             "info": dataclasses.asdict(host.info),
             "plan": None if plan is None else plan.to_json(),
             "auto": choices.auto,
-            "options": _plain_options(self.options),
+            "options": plain_options(self.options),
             "environment": _environment(self.device),
         }
         write_json(self.folder / "config.json", config)
 
-    def finish(self, method: Method, data: Data, probe: RunProbe | None) -> None:
+    def finish(self, method: Method, data: BatchData, probe: RunProbe | None) -> None:
         save_backbone(method.backbone.float(), self.folder.path)
         self.folder.write_bad_files(data.bad)
         record: dict[str, Any] = {"kind": "done", "run": str(self.folder.path), "bad_files": len(data.bad)}
@@ -362,11 +336,12 @@ class Training:
             record |= self.test(method, test, data)
         self.listener(record)
 
-    def test(self, method: Method, test: Any, data: Data) -> dict[str, Any]:
+    def test(self, method: Method, test: Any, data: BatchData) -> dict[str, Any]:
         """Accuracy of an adapter on held-out pictures, kept in evaluation.json."""
         from eyespot.evaluate.classify import accuracy
 
-        held_out = Data(open_source(test), channels=data.channels, workers=self.options.workers)
+        reading = modality.Reading(channels=data.channels, workers=self.options.workers)
+        held_out = self.modality.open_data(test, reading)
         result = accuracy(method, held_out, data.class_names, self.device)
         write_json(self.folder / "evaluation.json", result)
         return {"test_top1": result["top1"]}

@@ -15,52 +15,61 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from eyespot.draws import epoch_permutation
 from eyespot.evaluate import knn
 from eyespot.metrics.representation import effective_rank, mean_cosine, spread
+from eyespot.modality import Inputs, count, image, moved
+from eyespot.modality import rows as taken_rows
 from eyespot.nets.backbones import evaluating
 from eyespot.process import alone
-from eyespot.views.image import clean
 
 Numbers = dict[str, float]
 
 
 class LiveProbe:
-    """Measures a network on a fixed small set of clean pictures, without disturbing its training: evaluation mode,
+    """Measures a network on a fixed small set of clean samples, without disturbing its training: evaluation mode,
     no gradients, the mode of every part, batch statistics and random numbers left as they were.
 
     Args:
-        pixels: [n, C, S, S] in [0, 1], clean views of training pictures; n >= 2.
+        inputs: clean views of n >= 2 training samples: pixels [n, C, S, S] in [0, 1].
         labels: int64 [n], or None.
-        batch_size: pictures at a time.
+        batch_size: samples at a time.
 
     Attributes:
         floor: the numbers of random weights, see `set_floor`.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor | None = None, batch_size: int = 256):
-        if len(pixels) < 2:
-            raise ValueError("a probe needs at least two pictures")
-        self.pixels, self.labels, self.batch_size = pixels, labels, batch_size
+    def __init__(self, inputs: Inputs, labels: Tensor | None = None, batch_size: int = 256):
+        if count(inputs) < 2:
+            raise ValueError("a probe needs at least two samples")
+        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
         self.classes = 0 if labels is None else int(labels.max()) + 1
         self.floor: Numbers = {}
         self._floor_hits: Tensor | None = None
 
     @staticmethod
-    def of(data: Any, image_size: int, count: int = 512, seed: int = 0, batch_size: int = 256) -> LiveProbe:
-        """The probe for a run: `count` training pictures drawn by `seed`, with their labels where known.
+    def of(
+        data: Any,
+        image_size: int,
+        number: int = 512,
+        seed: int = 0,
+        batch_size: int = 256,
+        clean: Callable[..., Inputs] = image.clean,
+    ) -> LiveProbe:
+        """The probe for a run: `number` training samples drawn by `seed`, with their labels where known.
 
         Args:
-            data: `eyespot.data.loader.Data`. Where labels are known, at most count / 16 classes are drawn, so that
-                every picture has neighbours of its own class to find.
+            data: batches of samples. Where labels are known, at most number / 16 classes are drawn, so that
+                every sample has neighbours of its own class to find.
+            clean: what the network sees of a batch, see `eyespot.modality`.
         """
-        rows, labels = probe_rows(data.labels, len(data), count, seed)
+        rows, labels = probe_rows(data.labels, len(data), number, seed)
         batch = data.batch(rows)
         taken = batch["index"].numpy()
         kept = torch.from_numpy(data.labels[taken]) if labels else None
-        return LiveProbe(clean(batch["image"], image_size), kept, batch_size)
+        return LiveProbe(clean(batch, image_size), kept, batch_size)
 
-    def set_floor(self, net: Callable[[Tensor], Tensor], head: nn.Module | None = None) -> Numbers:
+    def set_floor(self, net: Callable[[Any], Tensor], head: nn.Module | None = None) -> Numbers:
         """Measure random weights: the network before training, or its random twin when it starts trained.
 
-        Batch norms take the statistics of the probe's pictures, in a copy: those of a new network (mean 0, variance 1)
+        Batch norms take the statistics of the probe's samples, in a copy: those of a new network (mean 0, variance 1)
         change features as soon as training starts, whether anything is learned or not. Only `knn` is of the network as
         it is, so that it is the floor that `evaluate` reports; `knn_calibrated` stands beside it.
         """
@@ -71,11 +80,11 @@ class LiveProbe:
         self.floor, self._floor_hits = numbers, hits
         return numbers
 
-    def __call__(self, net: Callable[[Tensor], Tensor], head: nn.Module | None = None) -> Numbers:
+    def __call__(self, net: Callable[[Any], Tensor], head: nn.Module | None = None) -> Numbers:
         """The numbers of a network now.
 
         Args:
-            net: pixels [B, C, S, S] in [0, 1] -> features [B, D].
+            net: clean inputs -> features [B, D].
             head: what turns features into what the loss compares, see `projection_head`.
 
         Returns:
@@ -90,7 +99,7 @@ class LiveProbe:
 
     @torch.no_grad()
     def _calibrated(self, net: Any, head: nn.Module | None) -> tuple[Any, nn.Module | None]:
-        """Copies whose batch norms have the statistics of the probe's pictures."""
+        """Copies whose batch norms have the statistics of the probe's samples."""
         if not isinstance(net, nn.Module):
             return net, head
         net, head = copy.deepcopy((net, head))
@@ -110,10 +119,11 @@ class LiveProbe:
     @torch.no_grad()
     def _forward(self, net: Any, head: nn.Module | None, parts: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Features, and what the head makes of them, batch by batch."""
-        like = next((p for p in parts.parameters() if p.is_floating_point()), self.pixels)
+        like = next((p for p in parts.parameters() if p.is_floating_point()), torch.empty(0))
         with torch.random.fork_rng(devices=_devices(like)):
-            for start in range(0, len(self.pixels), self.batch_size):
-                features = net(self.pixels[start : start + self.batch_size].to(like.device, like.dtype))
+            for start in range(0, count(self.inputs), self.batch_size):
+                part = taken_rows(self.inputs, start, start + self.batch_size)
+                features = net(moved(part, like.device, like.dtype))
                 yield features, None if head is None else head(features)
 
     def _measure(self, net: Any, head: nn.Module | None) -> tuple[Numbers, Tensor | None]:

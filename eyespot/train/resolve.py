@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
-from eyespot.data.loader import Data
+from eyespot import modality
+from eyespot.data.batches import BatchData
 from eyespot.errors import UserError
 from eyespot.methods.method import Method, Recipe
 from eyespot.options import PretrainOptions
@@ -32,16 +32,21 @@ class Choices:
     auto: dict[str, str] = field(default_factory=dict)
 
 
-def choose(method: type[Method], options: PretrainOptions, data: Data, world: int) -> Choices:
+def choose(
+    method: type[Method], options: PretrainOptions, data: BatchData, world: int, kind: modality.Modality
+) -> Choices:
     """Fill in what the user did not say.
+
+    Args:
+        kind: the modality of the data.
 
     Raises:
         UserError: a batch larger than the data, or one that processes and parts do not divide.
     """
     auto: dict[str, str] = {}
     recipe = _recipe(method.recipe, options)
-    size = options.image_size or _image_size(recipe, data, auto)
-    batch = _batch_size(recipe, options, data, world, auto)
+    size = options.image_size or _size(recipe, data, kind, auto)
+    batch = _batch_size(recipe, options, data, world, kind.UNIT, auto)
     backbone = options.backbone if options.backbone is not None else _backbone(recipe, size, auto)
     return Choices(recipe, size, batch, backbone, auto)
 
@@ -55,27 +60,25 @@ def _recipe(recipe: Recipe, options: PretrainOptions) -> Recipe:
     return dataclasses.replace(recipe, **given)
 
 
-def _image_size(recipe: Recipe, data: Data, auto: dict[str, str]) -> int:
-    """The recipe's size, or what the pictures give when they are smaller (a multiple of 16 that they reach)."""
-    sides = []
-    for row in np.unique(np.linspace(0, len(data) - 1, 32).astype(int)):
-        image = data.batch(np.array([row]))["image"][0]
-        sides.append(min(image.shape[-2:]))
-    median = int(np.median(sides))
+def _size(recipe: Recipe, data: BatchData, kind: modality.Modality, auto: dict[str, str]) -> int:
+    """The recipe's size, or what the samples give when they are smaller (a multiple of 16 that they reach)."""
+    median = kind.usual_size(data)
     if median >= recipe.image_size:
         auto["image_size"] = f"{recipe.image_size}: the recipe's"
         return recipe.image_size
     size = max(16, median // 16 * 16)
-    auto["image_size"] = f"{size}: the pictures' median short side is {median} px, the recipe has {recipe.image_size}"
+    auto["image_size"] = f"{size}: the {kind.UNIT}' median size is {median}, the recipe has {recipe.image_size}"
     return size
 
 
-def _batch_size(recipe: Recipe, options: PretrainOptions, data: Data, world: int, auto: dict[str, str]) -> int:
+def _batch_size(
+    recipe: Recipe, options: PretrainOptions, data: BatchData, world: int, samples: str, auto: dict[str, str]
+) -> int:
     n, unit = len(data), world * options.accumulate
     if n < 2 * unit:
         raise UserError(
-            f"The data has {n} usable picture{'s' * (n != 1)}; training needs at least {2 * unit}"
-            f"{f' for {unit} parts of a batch' if unit > 1 else ''}: add pictures to {data.source.name}."
+            f"The data has {n} usable {samples[:-1] if n == 1 else samples}; training needs at least {2 * unit}"
+            f"{f' for {unit} parts of a batch' if unit > 1 else ''}: add {samples} to {data.source.name}."
         )
     batch = options.batch_size
     if batch is None:
@@ -83,7 +86,7 @@ def _batch_size(recipe: Recipe, options: PretrainOptions, data: Data, world: int
         reason = "the recipe's" if batch == recipe.batch_size else f"the recipe has {recipe.batch_size}, the data {n}"
         auto["batch_size"] = f"{batch}: {reason}"
     if batch > n:
-        raise UserError(f"--batch-size {batch} is larger than the data ({n} pictures); use at most {n}.")
+        raise UserError(f"--batch-size {batch} is larger than the data ({n} {samples}); use at most {n}.")
     if batch % unit or batch < 2 * unit:
         raise UserError(
             f"--batch-size {batch} does not divide over {world} process(es) and {options.accumulate} part(s) of at "
@@ -101,7 +104,9 @@ def _backbone(recipe: Recipe, size: int, auto: dict[str, str]) -> str:
     return name
 
 
-def make_plan(method: Method, choices: Choices, options: PretrainOptions, data: Data, device: torch.device) -> Plan:
+def make_plan(
+    method: Method, choices: Choices, options: PretrainOptions, data: BatchData, device: torch.device
+) -> Plan:
     """The numbers of the loop; with a budget in minutes the steps stay open until they are measured."""
     per_epoch = epoch_steps(method, len(data), choices.batch_size, options.seed)
     epochs = options.epochs if options.epochs is not None else float(choices.recipe.epochs)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyespot.data.loader import REPEAT
+from eyespot.data.batches import REPEAT
 from eyespot.draws import Draws, mix
 from eyespot.errors import NonFiniteLoss
 from eyespot.methods.method import Method, total

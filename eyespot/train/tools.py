@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from eyespot.methods.method import Method
+from eyespot.modality import image, moved
 from eyespot.runs import RunFolder
 from eyespot.train.fit import Listener, fit, silent
 from eyespot.train.plan import Plan, steps_of
 from eyespot.train.schedules import peak_lr
-from eyespot.views.image import clean
 
 KMEANS_WHOLE = 20_000  # above this number of rows k-means works on mini-batches
 
@@ -29,6 +29,8 @@ class RunTools:
     image_size: int
     folder: RunFolder | None = None
     listener: Listener = silent
+    clean: Callable[..., Any] = image.clean
+    """What `embed` makes of a batch, see `eyespot.modality`."""
 
     def fit(self, method: Method, epochs: float, name: str) -> Method:
         """Train `method` on the run's data by its own recipe for `epochs`; continues where it was interrupted."""
@@ -54,15 +56,15 @@ class RunTools:
         return method
 
     @torch.no_grad()
-    def embed(self, module: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    def embed(self, module: Callable[[Any], Tensor], name: str) -> Tensor:
         """Features of all samples in data order, on clean pictures in [0, 1]: float32 [N, D] on CPU."""
         self.listener({"kind": "note", "text": f"preparing: embedding {len(self.data)} samples with {name}"})
         device = torch.device(self.plan.device)
         chunks = np.array_split(np.arange(len(self.data)), max(1, len(self.data) // 256))
         rows = []
         for batch in self.data.stream(chunks):
-            pictures = clean(batch["image"], self.image_size).to(device)
-            rows.append(module(pictures).float().cpu())
+            inputs = moved(self.clean(batch, self.image_size), device, torch.float32)
+            rows.append(module(inputs).float().cpu())
         return torch.cat(rows)
 
     def kmeans(self, x: Tensor, clusters: int, seed: int = 0) -> Tensor:

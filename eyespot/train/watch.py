@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eyespot import modality
 from eyespot.methods.method import Method
 from eyespot.runs import RunFolder, read_metrics, write_json
 from eyespot.train.verdict import LiveProbe, judge, projection_head
@@ -17,14 +18,14 @@ MOST_RECORDS = 2000
 
 
 class Embedding(nn.Module):
-    """A method seen as a net from pixels to features."""
+    """A method seen as a net from clean inputs to features."""
 
     def __init__(self, method: Method):
         super().__init__()
         self.method = method
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.method.embed(pixels)
+    def forward(self, inputs: Any) -> Tensor:
+        return self.method.embed(inputs)
 
 
 class RunProbe:
@@ -48,7 +49,8 @@ class RunProbe:
         twin: nn.Module | None = None,
     ):
         self.folder, self.steps = folder, None
-        self.live = LiveProbe.of(data, image_size)
+        clean = modality.of_backbone(getattr(method, "host", method).backbone).clean
+        self.live = LiveProbe.of(data, image_size, clean=clean)
         net = Embedding(method).to(device) if twin is None else twin.to(device)
         self.floor = self.live.set_floor(net, None if twin is not None else self._head(method))
         self.plateaus = dict(method.plateau(method.info.batch_size))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eyespot.data import Data, Request, occurrence_keys, open_source
-from eyespot.data.loader import REPEAT
+from eyespot.data.batches import REPEAT
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eyespot.data import Data, Request, open_source
-from eyespot.data.loader import REPEAT
+from eyespot.data.batches import REPEAT
 from eyespot.draws import Draws
 from eyespot.train.plan import Order, Plan, epoch_steps, schedule_batches, steps_of
 

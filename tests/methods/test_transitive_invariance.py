@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eyespot.data.loader import Data, occurrence_keys
+from eyespot.data.batches import occurrence_keys
+from eyespot.data.loader import Data
 from eyespot.data.sources import open_source
 from eyespot.draws import Draws
 from eyespot.errors import UserError

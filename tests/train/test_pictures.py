@@ -11,7 +11,7 @@ from eyespot.data.sources import open_source
 from eyespot.draws import Draws
 from eyespot.methods.image.simclr import SimCLR, SimCLRConfig
 from eyespot.nets.backbones import backbone
-from eyespot.train.pictures import GAP, HEAD, SIDE, grid, segments_picture, views_of
+from eyespot.train.pictures import GAP, HEAD, SIDE, draw_pictures, grid, segments_picture, views_of
 
 COMMON = {"backbone": "resnet8", "image_size": 16, "epochs": 1, "batch_size": 8, "workers": 0}
 
@@ -89,3 +89,19 @@ def test_groups_have_colours_of_their_own():
     painted = image[HEAD : HEAD + SIDE, 2 * GAP + SIDE : 2 * GAP + 2 * SIDE]
     left, right = np.unique(painted[:, :40].reshape(-1, 3), axis=0), np.unique(painted[:, -40:].reshape(-1, 3), axis=0)
     assert len(left) == len(right) == 1 and (left != right).any()
+
+
+def test_a_method_shows_what_it_wants_to(tmp_path):
+    class Shows(SimCLR):
+        def pictures(self, batch, draws):
+            pixels = batch["image"].float() / 255
+            return {"twins": {"picture": pixels, "dark": pixels / 2}}
+
+    method = Shows(backbone("resnet8", image_size=16), SimCLRConfig(image_size=16))
+    data = Data(open_source([torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8) for _ in range(4)]), workers=0)
+    files = [path.name for path in draw_pictures(method, data, tmp_path, 16, seed=0)]
+    assert files[0] == "twins.png" and "views.png" in files
+    shown = np.asarray(Image.open(tmp_path / "pictures" / "twins.png")).astype(int)
+    assert shown.shape[1] > shown.shape[0]
+    bright, dark = shown[20:116, 4:100], shown[20:116, 104:200]
+    assert np.abs(bright / 2 - dark).max() <= 1

@@ -105,7 +105,7 @@ def test_rows_of_a_probe():
     rows, known = probe_rows(partly, 400, 64, 0)
     assert known and (partly[rows] >= 0).all()
     assert not probe_rows(np.full(40, 3), 40, 16, 0)[1]  # one class tells nothing
-    with pytest.raises(ValueError, match="two pictures"):
+    with pytest.raises(ValueError, match="two samples"):
         LiveProbe(pixels(1))
 
 

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyespot.data.batches import REPEAT
 from eyespot.data.graph import INTER, INTRA, adjacency, edge_purity, mutual_neighbours, transitive_pairs
-from eyespot.data.loader import REPEAT
 from eyespot.draws import Draws, ensure, epoch_permutation
 from eyespot.errors import UserError
 from eyespot.losses.ranking import choose_negatives, rank_hinge

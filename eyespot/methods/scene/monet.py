@@ -33,12 +33,12 @@ from torch.nn.functional import log_softmax
 from eyespot.draws import Draws, ensure
 from eyespot.errors import UserError
 from eyespot.losses.scene import gaussian_kl, mask_kl, mixture_nll
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.method import Info, MethodConfig, Recipe
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
+from eyespot.methods.scene._parts import PartsMethod
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.monet import AttentionUNet, ComponentBackbone, attend
 from eyespot.nets.spatial_broadcast import SpatialBroadcast
-from eyespot.views.image import clean
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,10 @@ class MONetConfig(MethodConfig):
     """Weight of the divergence of the attention's masks from the decoded ones."""
 
 
-class MONet(Method):
+class MONet(PartsMethod):
     needs = "image"
     Config = MONetConfig
-    random_slots = False
-    background: int | None = 0
+    background = 0
     ordered = True
     recipe = Recipe(
         optimizer="adam",
@@ -104,14 +103,6 @@ class MONet(Method):
         )
         out = backbone.channels + 1
         self.decoder = SpatialBroadcast(c.latent, out, c.image_size, c.decoder_start, c.decoder_width)
-
-    @property
-    def groups(self) -> int:
-        """How many numbers `segments` may give."""
-        return self.config.slots
-
-    def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Any]:
-        return {"image": clean(batch["image"], self.config.image_size, crop_ratio=1.0, device=draws.device)}
 
     def forward(self, views: dict[str, Any], draws: Draws | None = None) -> dict[str, Tensor]:
         c, x = self.config, views["image"]
@@ -148,7 +139,3 @@ class MONet(Method):
     def decompose(self, inputs: Tensor, run: int = 0) -> dict[str, Tensor]:
         """`rebuild` of clean pictures [B, C, S, S] in [0, 1] without noise; `run` changes nothing."""
         return self.rebuild(inputs)
-
-    def segments(self, inputs: Tensor) -> Tensor:
-        """The part that wins each pixel of clean pictures [B, C, S, S]: int64 [B, S, S]."""
-        return self.decompose(inputs)["masks"][:, :, 0].argmax(1)

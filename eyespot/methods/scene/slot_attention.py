@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 from eyespot.draws import Draws, ensure
 from eyespot.errors import UserError
-from eyespot.methods.method import Info, Method, MethodConfig, Recipe
+from eyespot.methods.method import Info, MethodConfig, Recipe
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
+from eyespot.methods.scene._parts import PartsMethod
 from eyespot.nets import slots
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.slots import RandomSlots, SoftPosition, init_xavier
 from eyespot.nets.spatial_broadcast import SpatialBroadcast
-from eyespot.views.image import clean
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,10 @@ class SlotAttentionConfig(MethodConfig):
     """Weight of the squared error of pixels in [0, 1]."""
 
 
-class SlotAttention(Method):
+class SlotAttention(PartsMethod):
     needs = "image"
     Config = SlotAttentionConfig
     random_slots = True
-    """The decomposition depends on the numbers that the slots start from."""
-    background: int | None = None
-    """The slot that is always the background; here none is."""
-    ordered = False
-    """Whether a slot with a smaller number lies in front."""
     recipe = Recipe(
         optimizer="adam",
         lr=2e-3,
@@ -108,14 +103,6 @@ class SlotAttention(Method):
         out = backbone.channels + 1
         self.decoder = SpatialBroadcast(c.dim, out, c.image_size, c.decoder_start, c.decoder_width, c.kernel, c.refine)
 
-    @property
-    def groups(self) -> int:
-        """How many numbers `segments` may give."""
-        return self.config.slots
-
-    def views(self, batch: dict[str, Any], draws: Draws) -> dict[str, Any]:
-        return {"image": clean(batch["image"], self.config.image_size, crop_ratio=1.0, device=draws.device)}
-
     def forward(self, views: dict[str, Any], draws: Draws | None = None) -> dict[str, Tensor]:
         x = views["image"]
         noise = ensure(draws, len(x), x.device).noise("slots", self.config.slots, self.config.dim, normal=True)
@@ -147,7 +134,3 @@ class SlotAttention(Method):
         c = self.config
         noise = Draws(seed=run, index=np.zeros(1)).noise("slots", c.slots, c.dim, normal=True)
         return self.rebuild(inputs, noise.to(inputs).expand(len(inputs), -1, -1))
-
-    def segments(self, inputs: Tensor) -> Tensor:
-        """The slot that wins each pixel of clean pictures [B, C, S, S]: int64 [B, S, S]."""
-        return self.decompose(inputs)["masks"][:, :, 0].argmax(1)

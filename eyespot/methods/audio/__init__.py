@@ -1,0 +1,1 @@
+"""Methods for sound: one paper, one file."""
