@@ -191,7 +191,8 @@ class EvaluateOptions(MeasureOptions):
     """Labelled pictures to measure on."""
     protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
     """Protocols, several with commas or the option repeated: knn, linear, low_shot, retrieval, purity, recalls and
-    finetune look at labels, pixel_linear, patch_knn, segmentation and slots at masks, representation at neither."""
+    finetune look at labels, pixel_linear, patch_knn, segmentation, slots and scenes at masks, representation at
+    neither."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -348,7 +349,7 @@ class ReproduceOptions(Options):
 
 
 PROTOCOLS = ("knn", "linear", "low_shot", "retrieval", "purity", "recalls", "svm", "few_shot", "finetune")
-PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "representation")
+PROTOCOLS += ("pixel_linear", "patch_knn", "segmentation", "slots", "scenes", "representation")
 PROTOCOLS += ("image_text", "zero_shot", "sts", "pose")
 
 

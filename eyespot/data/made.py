@@ -1,4 +1,4 @@
-"""RGB pictures of one size that are made of the pictures of another source."""
+"""RGB pictures of one size that are made when they are read, by themselves or of the pictures of another source."""
 
 from __future__ import annotations
 
@@ -15,18 +15,10 @@ from eyespot.data.sources import Shape, Source
 CHANNELS = 3
 
 
-class MadeSource(Source):
-    """Pictures uint8 [3, side, side] made of those of `source`.
-
-    Args:
-        kind: the name of this built-in data.
-        source: what they are made of.
-    """
+class Drawn(Source):
+    """Pictures uint8 [3, side, side] that `draw` makes."""
 
     side: ClassVar[int]
-
-    def __init__(self, kind: str, source: Source):
-        self.source, self.name, self.threads = source, f"{kind}:{source.name}", source.threads
 
     @abstractmethod
     def draw(self, i: int) -> Tensor:
@@ -35,9 +27,6 @@ class MadeSource(Source):
     def path(self, i: int) -> str:
         return f"{self.name}#{i}"
 
-    def prepare(self) -> None:
-        self.source.prepare()
-
     def shape(self, i: int) -> Shape:
         return CHANNELS, self.side, self.side, False
 
@@ -45,6 +34,21 @@ class MadeSource(Source):
         if channels not in (None, CHANNELS):
             raise BadFile(self.path(i), f"has {CHANNELS} channels where {channels} are asked for")
         return apply_plan(self.draw(i), plan)
+
+
+class MadeSource(Drawn):
+    """Pictures made of those of `source`.
+
+    Args:
+        kind: the name of this built-in data.
+        source: what they are made of.
+    """
+
+    def __init__(self, kind: str, source: Source):
+        self.source, self.name, self.threads = source, f"{kind}:{source.name}", source.threads
+
+    def prepare(self) -> None:
+        self.source.prepare()
 
 
 def resized(picture: Tensor, side: int) -> Tensor:

@@ -4,6 +4,7 @@
                      beside train/mask/..., and image/train/... beside mask/train/...
     Parquet files    a column `mask` beside the column of pictures
     mosaic:PATH      made from labelled pictures (mosaic.py)
+    objects:train    made of shapes, the numbers of the objects (objects.py)
     a map-style data set whose samples are (picture, mask), or dictionaries with "mask"
 
 A mask is a picture of numbers without loss: grey or palette PNG, TIFF or BMP of 1, 8 or 16 bits. The numbers are taken
@@ -91,12 +92,15 @@ def open_masked(
     from eyespot.data.dataset import DatasetSource
     from eyespot.data.folder import FileSource
     from eyespot.data.mosaic import MosaicSource
+    from eyespot.data.objects import ObjectSource
     from eyespot.data.parquet import ParquetSource
 
     source = open_source(data, split=split, image_column=image_column)
     everything = np.arange(len(source))
     if isinstance(source, MosaicSource):
         return MaskedSource(source, everything, source.mask, dict(enumerate(source.mask_names)))
+    if isinstance(source, ObjectSource):
+        return MaskedSource(source, everything, source.mask)
     if isinstance(source, ParquetSource):
         column = mask_column or next((n for n in MASKS if n in source.pictures), None)
         if column is not None:

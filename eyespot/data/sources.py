@@ -11,6 +11,7 @@
     scenes:train, scenes:test    the rendered demo data (scenes.py)
     mosaic:PATH                  scenes of four labelled pictures each, with masks (mosaic.py)
     glyphs:PATH                  pictures whose class is a small mark on them (glyphs.py)
+    objects:train, objects:test  scenes of several shapes, with masks (objects.py)
 
 A data set that marks its splits is told which by `split=`, or by the name after a colon: `flowers.parquet:test`.
 """
@@ -128,6 +129,10 @@ def open_source(
         from eyespot.data.glyphs import open_glyphs
 
         return open_glyphs(str(data)[len("glyphs:") :], split, image_column, label_column)
+    if not path.exists() and str(data).partition(":")[0] == "objects":
+        from eyespot.data.objects import open_objects
+
+        return open_objects(str(data).partition(":")[2] or split or "train")
     if not path.exists() and ":" in str(data):
         front, _, back = str(data).rpartition(":")
         if front == "scenes":

@@ -28,7 +28,7 @@ VERSION = 1
 FOLDER = "evaluations"
 FIXED = ("protocol", "version", "floor", "n_train", "n_test", "classes", "seconds", "run", "config")
 """The keys of a result that are no metrics."""
-PLAIN = ("effective_rank", "uniformity", "alignment", "spread")
+PLAIN = ("effective_rank", "uniformity", "alignment", "spread", "MSE")
 PLAIN += ("rsum", "image_to_text_median_rank", "text_to_image_median_rank")
 """The metrics that are no percentages."""
 

@@ -5,6 +5,8 @@
     vit_nano    dim 64, depth 3, 2 heads
     vit_micro   dim 128, depth 4, 4 heads
     vit_mini    dim 192, depth 8, 3 heads
+    slot_conv, slot_conv_small    Slot Attention's encoder, 4 convolutions of 64; 3 of 32 at half the resolution
+    monet_conv  the encoder of MONet's components, which also sees a mask; a stride of 16
     vit_tiny, vit_small, vit_base      the usual 192 / 384 / 768 wide nets of 12 blocks, but for any picture size
 
 The transformers take patches of 4 pixels up to 64 px, 8 up to 128 px, else 16, and carry the frozen sine-cosine
@@ -23,6 +25,8 @@ from torch import Tensor, nn
 
 from eyespot.errors import UserError, nearest
 from eyespot.nets.backbones import Backbone
+from eyespot.nets.monet import ComponentBackbone, ComponentConv
+from eyespot.nets.slots import SlotConv
 from eyespot.nets.vit import ViTBackbone, init_as_mae, sincos_positions
 
 
@@ -121,6 +125,9 @@ MODALITY = "image"
 NETS: dict[str, dict[str, Any]] = {
     "resnet8": {"width": 32, "blocks": 1},
     "resnet14": {"width": 32, "blocks": 2},
+    "slot_conv": {"width": 64, "layers": 4},
+    "slot_conv_small": {"width": 32, "layers": 3, "stride": 2},
+    "monet_conv": {},
     "vit_nano": {"dim": 64, "depth": 3, "heads": 2},
     "vit_micro": {"dim": 128, "depth": 4, "heads": 4},
     "vit_mini": {"dim": 192, "depth": 8, "heads": 3},
@@ -135,16 +142,23 @@ def build(name: str, pretrained: bool, options: dict[str, Any], common: dict[str
     if pretrained:
         raise UserError(f"There are no pretrained weights of '{name}'; train it, or take a timm name.")
     is_vit = name.startswith("vit")
-    takes = inspect.signature(small_vit if is_vit else SmallResNet).parameters
+    kind = _class(name)
+    takes = inspect.signature(small_vit if is_vit else kind).parameters
     valid = [p for p in takes if p not in ("channels", "image_size")] + (["pooling"] if is_vit else [])
     for option in options:
         if option not in valid:
             raise UserError(f"'{name}' has no option '{option}'; {nearest(option, valid)}")
     arguments = {**NETS[name], **options}
     if not is_vit:
-        return Backbone(SmallResNet(common["channels"], **arguments), name=name, options=options, **common)
+        wrapper = ComponentBackbone if kind is ComponentConv else Backbone
+        return wrapper(kind(common["channels"], **arguments), name=name, options=options, **common)
     pooling = arguments.pop("pooling", "avg")
     net = small_vit(common["channels"], common["image_size"], **arguments)
     # noted, so that the same weights can be built for another picture size
     options = {**options, "patch": net.patch_embed.patch_size[0]}
     return ViTBackbone(net, name=name, pooling=pooling, options=options, **common)
+
+
+def _class(name: str) -> Any:
+    """The class of a net that is no transformer."""
+    return SlotConv if name.startswith("slot_conv") else ComponentConv if name == "monet_conv" else SmallResNet

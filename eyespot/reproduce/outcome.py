@@ -71,8 +71,10 @@ def judged(claim: Claim, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     return out
 
 
-HEADLINES = ("top1", "mIoU", "mAP")
+HEADLINES = ("top1", "mIoU", "mAP", "ARI_O", "MSE")
 """What the names of the metrics end with that a table shows."""
+FLOORED = (("knn", "top1"), ("linear", "top1"), ("pixel_linear", "mIoU"), ("patch_knn", "mIoU"), ("scenes", "ARI_O"))
+"""Protocols and metrics by which a method may beat its floor."""
 COSTS = ("minutes", "images_per_s", "peak_memory_mb", "load_per_core")
 
 
@@ -95,7 +97,13 @@ def _arm(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _beats_floor(runs: Sequence[Mapping[str, Any]]) -> bool | None:
     """Whether a protocol's metric is above that of random features by more than the spread over seeds."""
     verdicts = []
-    for protocol, metric in (("knn", "top1"), ("linear", "top1"), ("pixel_linear", "mIoU"), ("patch_knn", "mIoU")):
+    for protocol, metric in (
+        ("knn", "top1"),
+        ("linear", "top1"),
+        ("pixel_linear", "mIoU"),
+        ("patch_knn", "mIoU"),
+        ("scenes", "ARI_O"),
+    ):
         ours = [run["metrics"].get(f"{protocol}.{metric}") for run in runs]
         floor = [run["metrics"].get(f"{protocol}.floor.{metric}") for run in runs]
         if None in ours or None in floor or len(ours) < 2:

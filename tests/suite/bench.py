@@ -21,7 +21,13 @@ SIDE, CLASSES = 16, 4
 SMALL = {"hidden": 32, "out": 16, "prototypes": 12, "queue": 32, "decoder_dim": 16, "decoder_depth": 1}
 SMALL |= {"decoder_heads": 2, "bottleneck": 8, "local_crops": 2, "dim": 16, "predictor_dim": 16, "predictor_depth": 1}
 SMALL_OF = {"w_mse": {"out": 2, "block": 4, "shrinkage": 0.01}}
+SMALL_OF |= {"slot_attention": {"slots": 3, "decoder_width": 8, "decoder_start": 4}}
+SMALL_OF |= {"monet": {"slots": 3, "latent": 4, "decoder_width": 8, "decoder_start": 4}}
 """What a method cannot share: two blocks of four rows whiten two dimensions."""
+OWN_NETS = ("slot_conv_small", "monet_conv")
+"""Nets of recipes that are small already, and needed."""
+BY_PARTS = ("slot_attention", "monet")
+"""What these learn is in the parts that they find and not in their encoder; their own tests measure it there."""
 
 
 COMPOSITIONS = ("simclr+hallucinator", "simsiam+hallucinator", "moco_v2+mochi", "moco_v2+mochi+hallucinator")
@@ -106,7 +112,8 @@ def stripes(n: int = 64, seed: int = 0, **pictures: float) -> Data:
 
 def net_of(name: str) -> str:
     """A small net that the method takes: those whose recipe names a transformer need one."""
-    return "vit_nano" if str(catalog.find(name).recipe["backbone"]).startswith("vit") else "resnet8"
+    usual = str(catalog.find(name).recipe["backbone"])
+    return usual if usual in OWN_NETS else "vit_nano" if usual.startswith("vit") else "resnet8"
 
 
 def make(name: str, data: Data, batch: int = 8, net: str = "", epochs: float = 5.0, small: bool = True, seed: int = 0):

@@ -1,0 +1,1 @@
+"""Methods that take scenes apart: the systems of a survey, one file a system."""
