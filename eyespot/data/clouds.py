@@ -358,7 +358,7 @@ def _array_set(
         clouds = np.concatenate([clouds.astype(np.float32), stored["rgb"].astype(np.float32) / 255], 2)
     name = str(path) + (f":{split}" if split else "")
     taken = None if labels is None else labels[rows]
-    return ArrayClouds(clouds[rows], name, taken, names, rows, voxels, str(path), **common)
+    return ArrayClouds(list(clouds[rows]), name, taken, names, rows, voxels, str(path), **common)
 
 
 def chosen_rows(marks: np.ndarray | None, n: int, split: str | None, path: Path) -> np.ndarray:

@@ -184,8 +184,8 @@ def optimised_poses(
     t, q = start[..., :3], start[..., 3:]
     none = torch.zeros_like(start[..., :6])
 
-    def residuals(step: Tensor, *values: Tensor) -> Tensor:
-        return _residuals(step, *values, roots, released)
+    def residuals(step: Tensor, t: Tensor, q: Tensor, start: Tensor, steps: Tensor) -> Tensor:
+        return _residuals(step, t, q, start, steps, roots, released)
 
     for _ in range(iterations):
         with torch.enable_grad():

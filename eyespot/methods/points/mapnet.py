@@ -87,9 +87,10 @@ class MapNet(Method):
         check_ranges(config, odometry_noise=(0.0, None), odometry_weight=(0.0, None))
         if config.frames < 2 and (config.relative != "none" or config.labelled < 1):
             raise UserError("frames=1 has nothing relative to compare; set relative=none and labelled=1, or frames=2.")
-        self.trunk = nn.Sequential(nn.Linear(backbone.embed_dim, config.hidden), nn.ReLU(), nn.Dropout(config.dropout))
+        first = nn.Linear(backbone.embed_dim, config.hidden)
+        self.trunk = nn.Sequential(first, nn.ReLU(), nn.Dropout(config.dropout))
         self.translation, self.rotation = nn.Linear(config.hidden, 3), nn.Linear(config.hidden, 3)
-        for layer in (self.trunk[0], self.translation, self.rotation):
+        for layer in (first, self.translation, self.rotation):
             nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
         # [2], beta and gamma: with a dimension, which sharding needs
