@@ -24,6 +24,8 @@ class DataOptions(Options):
 
     image_column: str | None = option(None, none="found")
     """Column of a Parquet file that holds the pictures, or ending of these members of a tar."""
+    text_column: str | None = option(None, none="found")
+    """Column of a table that holds the captions, for methods that learn from pictures with captions."""
     label_column: str | None = option(None, none="found")
     """Column of a Parquet file that holds the labels, or ending of these members of a tar, or key in its .json."""
     split: str | None = option(None, none="the training part where parts are marked, else all")
@@ -190,9 +192,9 @@ class EvaluateOptions(MeasureOptions):
     test_data: Any = option(None, none="a fifth of --data")
     """Labelled pictures to measure on."""
     protocol: Sequence[str] = option("knn", repeat=True, word="NAME")
-    """Protocols, several with commas or the option repeated: knn, linear, low_shot, retrieval, purity, recalls and
-    finetune look at labels, pixel_linear, patch_knn, segmentation, slots and scenes at masks, representation at
-    neither."""
+    """Protocols, several with commas or the option repeated: knn, linear, low_shot, few_shot, svm, retrieval,
+    purity, recalls, finetune and zero_shot look at labels, pixel_linear, patch_knn, segmentation, slots and scenes at
+    masks, image_text at captions, sts at sentences, pose at poses, representation at none."""
     image_size: int | None = option(None, low=8, none="as trained")
     """Side of the picture in pixels."""
     pretrained: bool = False
@@ -205,6 +207,8 @@ class EvaluateOptions(MeasureOptions):
     """Measure random features of the same network too."""
     epochs: float | None = option(None, above=0, none="the protocol's")
     """Passes over the training pictures in finetune."""
+    prompts: str | None = option(None, none="templates", word="FILE")
+    """Descriptions of the classes for zero_shot: templates with {} a line, or a JSON of lists."""
     name: str | None = option(None, none="its path")
     """What the data is called in the results that the run keeps."""
     device: str = option("auto", word="NAME")

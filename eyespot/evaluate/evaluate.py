@@ -50,9 +50,9 @@ def evaluate(
             a `Data`.
         test_data: pictures to measure on; None holds out a fifth of every class of `data` (a fifth of its pictures
             where they have masks).
-        protocol: "knn", "linear", "low_shot", "retrieval", "purity", "recalls", "finetune" (labels), "pixel_linear",
-            "patch_knn", "segmentation", "slots", "scenes" (masks) or "representation" (neither); several as
-            "knn,linear" or a list.
+        protocol: "knn", "linear", "low_shot", "few_shot", "svm", "retrieval", "purity", "recalls", "finetune",
+            "zero_shot" (labels), "pixel_linear", "patch_knn", "segmentation", "slots", "scenes" (masks), "image_text"
+            (captions), "sts" (sentences), "pose" (poses) or "representation" (none); several as "knn,linear" or a list.
         floor_seeds: random networks over which the floor is averaged, with seeds seed, seed + 1, ...
         options: the options of `eyespot evaluate`, with their defaults, in `eyespot.options.EvaluateOptions`.
 

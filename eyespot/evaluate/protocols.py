@@ -35,9 +35,7 @@ PICTURES: Mapping[str, ModuleType] = {finetune.NAME: finetune}
 """The same with pictures for features, and net, image_size, epochs and listener."""
 MASKED: Mapping[str, ModuleType] = {m.NAME: m for m in (pixel_linear, patch_knn, segmentation, slots)}
 """fit(drawn, *, seed, device) -> what labels the pixels of test pictures, see `eyespot.evaluate.dense`"""
-UNLABELLED: Mapping[str, ModuleType] = {
-    m.NAME: m for m in (representation, image_text, zero_shot, sts, pose, scenes)
-}
+UNLABELLED: Mapping[str, ModuleType] = {m.NAME: m for m in (representation, image_text, zero_shot, sts, pose, scenes)}
 """measure(options, floor_seeds, device) -> Measured"""
 ALL: Mapping[str, ModuleType] = {**FEATURES, **PICTURES, **MASKED, **UNLABELLED}
 

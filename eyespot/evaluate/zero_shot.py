@@ -92,7 +92,7 @@ def measure(
     Raises:
         UserError: the run's method knows no text, the data has no labels, classes have no names or no descriptions.
     """
-    prompts = prompts if prompts is not None else getattr(o, "prompts", None)
+    prompts = prompts if prompts is not None else o.prompts
     found = whole.open_whole(o, floor_seeds, NAME)
     given, split = (o.data, o.split) if o.test_data is None else (o.test_data, None)
     channels = found.method.backbone.channels

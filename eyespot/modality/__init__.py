@@ -39,6 +39,7 @@ class Reading:
 
     split: str | None = None
     image_column: str | None = None
+    text_column: str | None = None
     label_column: str | None = None
     channels: int | None = None
     workers: int | None = None
@@ -48,7 +49,7 @@ class Reading:
     @staticmethod
     def of(options: Any, **changed: Any) -> Reading:
         """What a command's options say, with some of it changed."""
-        names = ("split", "image_column", "label_column", "channels", "workers", "max_bad")
+        names = ("split", "image_column", "text_column", "label_column", "channels", "workers", "max_bad")
         return Reading(**({name: getattr(options, name) for name in names} | changed))
 
 

@@ -28,7 +28,7 @@ def open_data(value: Any, reading: Reading) -> BatchData:
         value,
         split=r.split,
         image_column=r.image_column,
-        text_column=getattr(r, "text_column", None),
+        text_column=r.text_column,
         label_column=r.label_column,
         channels=channels,
     )
