@@ -31,7 +31,18 @@ PAGES = sorted(
     if page.stem not in ELSEWHERE and {"sh", "python"} & {block.language for block in blocks(page)}
 )
 TASKS = {"start", "pretrain", "channels", "weights", "evaluation", "compare", "embed", "export", "adapt"}
-TASKS |= {"many-machines", "reproductions", "writing-a-method", "which-method", "index", "video"}
+TASKS |= {"many-machines", "reproductions", "writing-a-method", "which-method", "index", "video", "sound"}
+
+
+def sounds(folder: Path, count: int) -> None:
+    """Tones in two class folders."""
+    import soundfile
+
+    for i in range(count):
+        into = folder / ("low" if i % 2 else "high")
+        into.mkdir(parents=True, exist_ok=True)
+        wave = 0.3 * np.sin(np.arange(8000) * (0.1 if i % 2 else 0.9) * (1 + 0.01 * i))
+        soundfile.write(into / f"{i:02d}.wav", wave, 16000)
 
 
 def pictures(folder: Path, count: int, seed: int) -> None:
@@ -69,6 +80,7 @@ def things(tmp_path_factory):
         pictures(folder / name, count, seed=len(name))
     masked(folder / "street", 8)
     write_folder(folder / "clips", each=6)
+    sounds(folder / "sounds", 12)
     torch.manual_seed(0)
     net = torchvision.models.resnet18()
     state = {f"module.encoder_q.{name}": value for name, value in net.state_dict().items()}
