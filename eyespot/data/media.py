@@ -168,6 +168,8 @@ def _found(path: Path, kind: Kind) -> Found:
         return Found([Place(f) for f in listed.files], None, listed.labels, listed.class_names)
     if suffix in SQUEEZED:
         raise UserError(f"{path} is compressed, and samples are read in any order; unpack it, and keep a tar plain.")
+    if not kind.has(path.name):
+        raise UserError(f"{path} is no {kind.unit} ({', '.join(kind.suffixes[:6])} ...), no tar and no text list.")
     return Found([Place(str(path))], [path.name])
 
 

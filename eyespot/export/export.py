@@ -93,6 +93,11 @@ def _backbone(o: ExportOptions) -> Backbone:
     """The net to export; a name alone would be random weights, so it must ask for the published ones."""
     net = given_net(o.run)
     if net is not None:
+        if net.modality != "image":
+            raise UserError(
+                f"'{net.name}' takes no pictures, and other libraries' formats are for networks that do; load it with "
+                "eyespot.nets.backbones.load_backbone(run), its weights are in the run's backbone.safetensors."
+            )
         if o.pretrained:
             raise UserError("--pretrained is for the name of a backbone; leave it out for a run.")
         if o.image_size not in (None, net.image_size):

@@ -20,7 +20,7 @@ from eyespot.declare import build
 from eyespot.errors import NonFiniteLoss, UserError
 from eyespot.methods import catalog
 from eyespot.methods.method import Info, Method
-from eyespot.nets.backbones import Backbone, backbone, save_backbone
+from eyespot.nets.backbones import Backbone, backbone, modality_of_name, save_backbone
 from eyespot.nets.files import disk_errors
 from eyespot.nets.start import Target, is_backbone_name, starting_backbone
 from eyespot.options import AdaptOptions, PretrainOptions
@@ -200,13 +200,17 @@ class Training:
         if isinstance(self.options, AdaptOptions):
             name = self.options.run
             choices.auto["backbone"] = f"{name}: named in place of a run, with random weights"
-        net = backbone(name, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
-        if net.modality != self.modality.TOWER:
+        if isinstance(name, str):
+            self._check_tower(name, modality_of_name(name), choices)
+        return backbone(name, channels=data.channels, image_size=choices.image_size, mean=mean, std=std)
+
+    def _check_tower(self, name: str, takes: str, choices: Choices) -> None:
+        """A network must take what the method's main tower is given."""
+        if takes != self.modality.TOWER:
             raise UserError(
-                f"--backbone {net.name} takes {modality.of_backbone(net).UNIT}, but {self.name} learns from "
-                f"{self.modality.UNIT}; leave it out for {choices.recipe.backbone}."
+                f"The backbone {name} takes {modality.get(takes).UNIT}, but {self.name} learns from "
+                f"{self.modality.UNIT}; use another, such as {choices.recipe.backbone}."
             )
-        return net
 
     def _stored_backbone(self) -> Backbone | None:
         """On resume only the shape is needed: the checkpoint holds the weights, and --init is not opened again."""
@@ -222,6 +226,7 @@ class Training:
         statistics = data.statistics if isinstance(data, Data) else None
         target = Target(data.channels, choices.image_size, named, fallback, statistics)
         net, report = starting_backbone(start, target)
+        self._check_tower(net.name, net.modality, choices)
         self.init = report.json()
         choices.auto["backbone"] = f"{net.name}: from {report.source}"
         self.listener({"kind": "note", "text": "\n".join(report.lines()), "init": self.init})

@@ -144,7 +144,7 @@ def test_mistakes_get_one_sentence(tmp_path):
         soundfile.write(tmp_path / f"{k}.wav", tone(), 16000)
     with pytest.raises(UserError, match="one channel, not 3"):
         audio.open_data(tmp_path, Reading(channels=3))
-    with pytest.raises(UserError, match="takes pictures, but apc learns from sounds"):
+    with pytest.raises(UserError, match="resnet8 takes pictures, but apc learns from sounds"):
         eyespot.pretrain("apc", data=tmp_path, out=tmp_path / "run", backbone="resnet8", epochs=1)
 
 
