@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip setuptools
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch torchvision
 	@echo "installing eyespot and the rest"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,docs,lightning,onnx,huggingface,video,audio,language,points]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,docs,lightning,onnx,huggingface,video,flow,audio,language,points]'
 	@touch $@
 
 clean:

@@ -64,7 +64,7 @@ def test_rows_that_only_name_a_file(tmp_path, pictures):
     source = open_source(save(tmp_path / "a.parquet", {"image": rows}))
     assert source.load(0).shape == (3, 20, 24) and source.labels is None
     for i in (1, 2):
-        with pytest.raises(BadFile, match="no picture"):
+        with pytest.raises(BadFile, match="the row is empty"):
             source.load(i)
 
 

@@ -100,7 +100,7 @@ class Kind:
 KINDS = {
     "audio": Kind(sounds, ("soundfile",), 32, "gru_micro"),
     "video": Kind(clips, ("av",), 16, "r3d_10", {"frames": 4}),
-    "pairs": Kind(captioned, (), 16, "resnet8", {"text_width": 16, "context": 16, "vocab": 300}),
+    "pairs": Kind(captioned, (), 16, "resnet8", {"text_width": 16, "context": 16, "vocab": 520}),
     "points": Kind(clouds, (), 64, "points_nano", {"teacher_epochs": 0.5, "depth_size": 32}),
     "posed": Kind(walk, (), 16, "resnet8", {"spacing": 2}, labels=False),
 }
