@@ -64,6 +64,7 @@ SHARED_NUMBERS: dict[str, tuple[str, ...]] = {
     "i_jepa": ("masked_bases__losses", "ij_loss"),
     "ibot": ("masked_bases__losses", "ib_loss_cls", "ib_loss_patch", "ib_center_new", "ib_center2_new"),
     "dinov2": ("masked_bases__losses", "koleo"),
+    "apc": ("speech_review__objectives", "apc_l1_shift3", "apc_pred", "apc_input"),
     "slot_attention": ("scene_survey__slot_attention", "slots", "attention_iter1", "attention_iter3"),
     "monet": ("scene_survey__losses", "gmioo_mask", "gmioo_log_mask"),
 }
