@@ -46,11 +46,15 @@ class GroupEmbed(nn.Module):
         super().__init__()
         inner, middle = (hidden, 2 * hidden) if hidden else (width_in, width_in)
         last = 2 * middle if hidden else width
+        # no bias before a batch norm, which takes it off: its gradient would be rounding alone
         self.first = Rows(
-            nn.Linear(width_in, inner), nn.BatchNorm1d(inner), nn.ReLU(inplace=True), nn.Linear(inner, middle)
+            nn.Linear(width_in, inner, bias=False),
+            nn.BatchNorm1d(inner),
+            nn.ReLU(inplace=True),
+            nn.Linear(inner, middle, bias=False),
         )
         self.second = Rows(
-            nn.Linear(2 * middle, last), nn.BatchNorm1d(last), nn.ReLU(inplace=True), nn.Linear(last, width)
+            nn.Linear(2 * middle, last, bias=False), nn.BatchNorm1d(last), nn.ReLU(inplace=True), nn.Linear(last, width)
         )
 
     def forward(self, groups: Tensor) -> Tensor:
@@ -175,9 +179,13 @@ class Propagation(nn.Module):
 
     def __init__(self, width_in: int, skip: int, width: int):
         super().__init__()
-        self.join = Rows(nn.Linear(width_in + skip, width), nn.BatchNorm1d(width), nn.GELU())
+        self.join = Rows(nn.Linear(width_in + skip, width, bias=False), nn.BatchNorm1d(width), nn.GELU())
         self.refine = Rows(
-            nn.Linear(width, width), nn.BatchNorm1d(width), nn.GELU(), nn.Linear(width, width), nn.BatchNorm1d(width)
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.GELU(),
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width),
         )
 
     def forward(self, fine: Tensor, coarse: Tensor, skip: Tensor, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -209,3 +211,18 @@ def test_a_saved_network_of_pictures_is_a_teacher(tmp_path):
     # attention of the class token over 64 patches sums to one
     _, attended = method.teacher().looked_at(torch.rand(2, 3, 32, 32))
     assert bool((attended.sum((1, 2, 3)) <= 1).all())
+
+
+@pytest.mark.golden
+def test_salient_tokens_stay_as_often_as_recorded(golden):
+    """The token that is drawn first is drawn with the recorded probabilities."""
+    arrays, _ = golden("i2p_mae__multiscale_mask")
+    salience = torch.from_numpy(arrays["saliency"])
+    count, tokens = 20_000, salience.shape[1]
+    config = SimpleNamespace(mask="guided", mask_temperature=1.0)
+    asked = SimpleNamespace(config=config, tokens=tokens, hidden=tokens - 1)
+    levels = [SimpleNamespace(chosen=torch.arange(tokens).expand(count, -1))]
+    stays = I2PMAE._stays(asked, salience.expand(count, -1), levels, Draws(0, index=range(count)))
+    assert bool((stays.sum(1) == 1).all())
+    wanted = torch.from_numpy(arrays["mask_probability"])[0]
+    assert (stays.float().mean(0) - wanted).abs().max() < 4 * (0.25 / count) ** 0.5
