@@ -9,6 +9,7 @@ Flow is (u, v) = (right, down) in pixels. Mirroring frames left to right negates
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -65,13 +66,13 @@ def optical_flow(a: Tensor, b: Tensor, method: Flow = "lk", finest: int = 1) -> 
 def _opencv(method: str) -> Any:
     """A function of two uint8 pictures [H, W] that gives flow [H, W, 2]."""
     try:
-        import cv2  # type: ignore[import-not-found]
+        cv2: Any = importlib.import_module("cv2")  # its stubs differ from release to release
     except ModuleNotFoundError as error:
         raise MissingExtra("cv2", "flow", f"The optical flow '{method}'") from error
     if method == "dis":
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return lambda a, b: dis.calc(a, b, None)
-    return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+    return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
 
 
 # --- Lucas-Kanade -----------------------------------------------------------------------------------------------------
