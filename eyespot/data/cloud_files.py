@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eyespot.data.decode import BadFile, reason_of
+from eyespot.data.picture import READ_ERRORS as PICTURE_ERRORS
 from eyespot.errors import MissingExtra
 
 MESHES = frozenset((".off", ".obj", ".ply", ".stl", ".glb", ".gltf"))
@@ -26,8 +27,7 @@ SUFFIXES = MESHES | TEXTS | frozenset((".npy", ".npz", ".pcd", ".bin"))
 KEYS = ("points", "xyz", "pos")
 """Names that an array of points has in an .npz."""
 TYPES = {"F4": "<f4", "F8": "<f8", "U1": "<u1", "U2": "<u2", "U4": "<u4", "I1": "<i1", "I2": "<i2", "I4": "<i4"}
-READ_ERRORS = (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, ArithmeticError)
-READ_ERRORS = (*READ_ERRORS, AttributeError, NotImplementedError, RecursionError, RuntimeError)
+READ_ERRORS = (*PICTURE_ERRORS, zipfile.BadZipFile)
 """What readers of damaged files raise."""
 
 

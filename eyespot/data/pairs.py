@@ -313,8 +313,13 @@ def _table_rows(path: Path, text: str, column: str | None) -> Iterator[tuple[int
         raise UserError(f"{path} must begin with a line that names its columns, such as file and caption.")
     names = [column if column and n == column.lower() else n for n in head] if named else ["file", "caption"]
     for number, row in enumerate(rows[1:] if named else rows, 2 if named else 1):
+        if len(row) > len(names):
+            raise UserError(
+                f"Line {number} of {path} has {len(row)} cells for {len(names)} columns; put captions that hold the "
+                "separator in quotes."
+            )
         if any(cell.strip() for cell in row):
-            yield number, dict(zip(names, row, strict=False))
+            yield number, dict(zip(names, row + [""] * (len(names) - len(row)), strict=True))
 
 
 # --- tars ---------------------------------------------------------------------------------------------------------

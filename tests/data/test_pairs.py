@@ -192,3 +192,11 @@ def test_a_packed_list_of_prompts_is_no_caption_file(tmp_path):
     (tmp_path / "other.jsonl.gz").write_bytes(gzip.compress(json.dumps({"file": "a.png", "caption": "x"}).encode()))
     with pytest.raises(UserError, match="has a caption"):
         open_pairs(tmp_path)
+
+
+def test_a_caption_with_a_comma_and_no_quotes_is_told_and_not_cut(tmp_path):
+    (tmp_path / "captions.csv").write_text('file,caption\na.png,"a dog, running"\n')
+    assert next(iter(read_captions(tmp_path / "captions.csv")))[1] == ["a dog, running"]
+    (tmp_path / "captions.csv").write_text("file,caption\na.png,a dog, running\n")
+    with pytest.raises(UserError, match=r"Line 2 of .* has 3 cells for 2 columns; put captions .* in quotes"):
+        list(read_captions(tmp_path / "captions.csv"))

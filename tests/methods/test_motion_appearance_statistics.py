@@ -10,13 +10,13 @@ import torch
 from eyespot.draws import Draws
 from eyespot.errors import UserError
 from eyespot.losses.clip_statistics import appearance_statistics, motion_statistics
+from eyespot.methods.clips import random_window
 from eyespot.methods.method import Info
 from eyespot.methods.video.motion_appearance_statistics import (
     MotionAppearanceStatistics,
     MotionAppearanceStatisticsConfig,
     still_is_zero,
 )
-from eyespot.methods.video.reading import random_window
 from eyespot.nets.video import video_backbone
 from eyespot.views.flow import clip_flow
 

@@ -68,32 +68,6 @@ def test_it_is_evaluated_and_embedded(run, folder, tmp_path):
     assert table.num_rows == 12 and len(table["vector"][0].as_py()) == done.backbone.embed_dim
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_resumed_run_equals_one_that_was_never_stopped(name, folder, tmp_path, monkeypatch):
-    whole = start(name, folder, tmp_path / "whole")
-    from eyespot.train import fit as loop
-
-    class Stop(Exception):
-        pass
-
-    real, count = loop.training_step, []
-
-    def stops(*args):
-        if len(count) == 4:
-            raise Stop
-        count.append(1)
-        return real(*args)
-
-    monkeypatch.setattr(loop, "training_step", stops)
-    monkeypatch.setattr(loop, "side_work", lambda *a: True)
-    with pytest.raises(Stop):
-        start(name, folder, tmp_path / "part")
-    monkeypatch.undo()
-    part = eyespot.pretrain(name, data=folder, out=tmp_path / "part", resume=True, workers=0)
-    one, two = whole.backbone.state_dict(), part.backbone.state_dict()
-    assert all(torch.equal(one[k], two[k]) for k in one)
-
-
 def test_pictures_need_no_clips_and_clips_no_pictures(folder, tmp_path):
     with pytest.raises(UserError, match="resnet8 takes pictures, but cvrl learns from clips"):
         start("cvrl", folder, tmp_path / "a", backbone="resnet8")

@@ -34,8 +34,8 @@ from eyespot.draws import Draws, ensure
 from eyespot.errors import UserError
 from eyespot.losses.scene import gaussian_kl, mask_kl, mixture_nll
 from eyespot.methods.method import Info, MethodConfig, Recipe
+from eyespot.methods.parts import PartsMethod
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
-from eyespot.methods.scene._parts import PartsMethod
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.monet import AttentionUNet, ComponentBackbone, attend
 from eyespot.nets.spatial_broadcast import SpatialBroadcast

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from eyespot.draws import Draws, ensure
 from eyespot.errors import UserError
 from eyespot.methods.method import Info, MethodConfig, Recipe
+from eyespot.methods.parts import PartsMethod
 from eyespot.methods.ranges import POSITIVE, WIDTH, check_ranges
-from eyespot.methods.scene._parts import PartsMethod
 from eyespot.nets import slots
 from eyespot.nets.backbones import Backbone
 from eyespot.nets.slots import RandomSlots, SoftPosition, init_xavier

@@ -33,10 +33,10 @@ from eyespot.draws import Draws
 from eyespot.errors import unknown
 from eyespot.losses.clips import INTERVALS, clip_contrast, interval
 from eyespot.losses.contrastive import cosines
+from eyespot.methods.clips import short_side
 from eyespot.methods.common import AsymmetricViews
 from eyespot.methods.method import Info, Method, Recipe
 from eyespot.methods.ranges import POSITIVE, SHARE, WIDTH, check_ranges
-from eyespot.methods.video.reading import short_side
 from eyespot.nets.heads import mlp
 from eyespot.nets.video import VideoBackbone
 from eyespot.process import gather

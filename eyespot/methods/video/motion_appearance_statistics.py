@@ -44,9 +44,9 @@ from eyespot.losses.clip_statistics import (
     motion_statistics,
     partitions,
 )
+from eyespot.methods.clips import random_window, short_side
 from eyespot.methods.method import Info, Method, MethodConfig, Recipe
 from eyespot.methods.ranges import SHARE, WIDTH, check_ranges
-from eyespot.methods.video.reading import random_window, short_side
 from eyespot.nets.heads import mlp
 from eyespot.nets.video import VideoBackbone
 from eyespot.views.clip_pictures import statistics_columns
