@@ -30,6 +30,9 @@ FIXED = ("protocol", "version", "floor", "n_train", "n_test", "classes", "second
 """The keys of a result that are no metrics."""
 PLAIN = ("effective_rank", "uniformity", "alignment", "spread", "MSE")
 PLAIN += ("rsum", "image_to_text_median_rank", "text_to_image_median_rank")
+PLAIN += tuple(
+    f"{by}{what}{mean}" for by in ("", "own_", "pgo_") for what in ("translation", "rotation") for mean in ("", "_mean")
+)
 """The metrics that are no percentages."""
 
 

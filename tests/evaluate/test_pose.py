@@ -70,3 +70,9 @@ def test_the_protocol_on_a_run_and_on_a_backbone(tmp_path):
     plain = eyespot.evaluate("resnet8", data="tour:train", protocol="pose", image_size=16, workers=0)
     assert "own_translation" not in plain and plain["n_train"] == 320 and plain["n_test"] == 80
     assert plain["floor"]["translation"] == plain["translation"]  # random weights are their own floor
+
+
+def test_metres_and_degrees_are_no_percentages():
+    from eyespot.evaluate.records import PLAIN
+
+    assert {"translation", "rotation_mean", "own_rotation", "pgo_translation_mean"} <= set(PLAIN)
