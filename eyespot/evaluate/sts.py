@@ -142,6 +142,8 @@ def read_pairs(data: Any, split: str | None = None) -> list[dict[str, Any]]:
     while not path.exists() and ":" in str(path):
         front, _, word = str(path).rpartition(":")
         path, words = Path(front), [word, *words]
+    if not path.exists():
+        raise UserError(f"There is no path {data}; give a table of pairs of sentences with scores.")
     if not path.is_file():
         raise UserError(f"sts needs a table of pairs of sentences with scores, and '{data}' is none.")
     rows = _rows(path)
