@@ -187,7 +187,7 @@ def test_sentences_follow_what_people_say(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="has no column sentence1"):
         sts.read_pairs(tmp_path / "t.csv")
-    with pytest.raises(UserError, match="and 'nothing' is none"):
+    with pytest.raises(UserError, match="There is no path nothing; give a table of pairs"):
         sts.read_pairs("nothing")
 
 
